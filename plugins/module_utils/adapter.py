@@ -30,6 +30,8 @@ def run(module: AnsibleModule, operation: Operation) -> NoReturn:
     for warning in outcome.warnings:
         module.warn(warning)
     result: dict[str, Any] = {"changed": outcome.changed, **outcome.result}
-    if outcome.before is not None or outcome.after is not None:
+    if outcome.diff is not None:
+        result["diff"] = outcome.diff
+    elif outcome.before is not None or outcome.after is not None:
         result["diff"] = {"before": outcome.before or "", "after": outcome.after or ""}
     module.exit_json(**result)

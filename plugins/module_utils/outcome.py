@@ -19,6 +19,8 @@ class Outcome:
         before: the state that was found, for ``--diff``: text or JSON-able; None where there is no diff.
         after: the state that was left or, in check mode, predicted.
         warnings: sentences for the operator that do not make the operation fail.
+        diff: instead of before and after, Ansible's list form for several files: dicts of ``before_header``,
+            ``after_header``, ``before`` and ``after``.
     """
 
     changed: bool
@@ -26,3 +28,4 @@ class Outcome:
     before: Any = None
     after: Any = None
     warnings: tuple[str, ...] = ()
+    diff: list[dict[str, str]] | None = None
