@@ -25,3 +25,48 @@ $(READY): tests/requirements.txt tools/install-system-packages tools/pick-python
 	  { [ -x $(BIN)/python ] || "$$python" -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 	@touch $@
+
+# The parts and their commands are data in tools/run_tests.py. Each target ends with a table and `N passed, N failed`.
+RUN := $(BIN)/python tools/run_tests.py
+
+.PHONY: lint unit integration molecule sanity test
+lint: $(READY) ## ansible-lint (production), yamllint, ruff, mypy
+unit: $(READY) ## Tests that need no server
+integration: $(READY) ## Tests against PostgreSQL and PgBouncer that they start themselves
+sanity: $(READY) ## ansible-test sanity with the newest ansible-core
+molecule: $(READY) ## Every Molecule scenario on the test hosts
+lint unit integration sanity:
+	@$(RUN) $@
+molecule:
+	@$(RUN) hosts molecule
+
+test: $(READY) ## All of the above and the quick faults: a few minutes per part
+	@$(RUN)
+
+.PHONY: test-sanity test-faults bench
+test-sanity: $(READY) ## ansible-test sanity with every supported ansible-core
+	@tools/sanity --all
+
+test-faults: hosts ## Every fault, the slow ones too
+	@$(BIN)/pytest tests/faults
+
+bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH=tests/benchmarks/NAME
+	@set -e; for benchmark in $(or $(BENCH),$(wildcard tests/benchmarks/bench_*.py)); do \
+	  echo "Running $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+.PHONY: demo hosts hosts-destroy
+demo: hosts ## A fleet on test hosts: setup, load, report
+	@tools/demo
+
+hosts: $(READY) ## The test hosts, made once and kept
+	@tests/hosts/fleet-hosts up
+
+hosts-destroy: ## Removes the test hosts with their networks and mounts
+	@tests/hosts/fleet-hosts destroy
+
+.PHONY: build clean
+build: $(READY) ## The collection's artefact, dbops-fleet-VERSION.tar.gz
+	@ansible-galaxy collection build --force
+
+clean: ## Removes what the targets above made here, but not the test hosts
+	rm -rf $(VENV) .cache .ansible .hypothesis .mypy_cache .pytest_cache .ruff_cache dbops-fleet-*.tar.gz

@@ -1,0 +1,160 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the parts of the test suite one after the other and ends with a table and one line, `N passed, N failed`.
+
+    run_tests.py             every part
+    run_tests.py unit mypy   these parts only
+
+A failing part does not stop the others; the exit code is 1 when anything failed. `make test`, `make lint` and their
+siblings call this through the Makefile, which sets PATH and Ansible's environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+RESULTS = CHECKOUT / ".cache" / "results"
+
+# A part that hangs is ended after this long, so that the summary is always reached.
+LIMIT_SECONDS = 30 * 60
+
+# `make test` leaves slow tests to `make test-faults`.
+PYTEST = ["pytest", "-q", "-m", "not slow"]
+
+PARTS: dict[str, list[str]] = {
+    "ansible-lint": ["ansible-lint", "--strict"],
+    "yamllint": ["yamllint", "--strict", "."],
+    "ruff": ["ruff", "check"],
+    "ruff-format": ["ruff", "format", "--check"],
+    "mypy": ["mypy"],
+    "unit": [*PYTEST, "tests/unit"],
+    "sanity": ["tools/sanity"],
+    "integration": [*PYTEST, "tests/integration"],
+    "hosts": ["tests/hosts/fleet-hosts", "up"],
+    "faults": [*PYTEST, "tests/faults"],
+    "molecule": ["molecule", "test", "--command-borders", "--scenario-name"],
+}
+LINT = ("ansible-lint", "yamllint", "ruff", "ruff-format", "mypy")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one part came to. A part that is no test suite of its own counts as one test."""
+
+    part: str
+    seconds: float
+    passed: int
+    failed: int
+    skipped: int = 0
+
+
+def scenarios() -> list[str]:
+    """The Molecule scenarios that test something: `default` only makes and removes the shared hosts."""
+    found = sorted(file.parent.name for file in (CHECKOUT / "molecule").glob("*/molecule.yml"))
+    return [name for name in found if name != "default"]
+
+
+def expand(names: list[str]) -> list[tuple[str, list[str]]]:
+    """Parts by name with their commands; `lint` stands for its tools and `molecule` for all scenarios."""
+    expanded: list[tuple[str, list[str]]] = []
+    for name in names:
+        if name == "lint":
+            expanded += [(tool, PARTS[tool]) for tool in LINT]
+        elif name == "molecule":
+            # Without any scenario the plain name stays: Molecule then fails and says so.
+            expanded += [(f"molecule {each}", [*PARTS[name], each]) for each in scenarios()] or [(name, PARTS[name])]
+        elif name in PARTS:
+            expanded.append((name, PARTS[name]))
+        else:
+            raise SystemExit(f"There is no part named {name}. Parts: lint, {', '.join(PARTS)}.")
+    return expanded
+
+
+def execute(command: list[str]) -> int:
+    """Runs a command, its output going where ours goes. Returns its exit code, or 124 when it took too long."""
+    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            return process.wait(timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(f"Ended after {LIMIT_SECONDS} seconds: {' '.join(command)}")
+            return 124
+        finally:
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends what still runs of a command and its children; tests get time to clean up before they are killed."""
+    for number, patience_seconds in ((signal.SIGINT, 60), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=patience_seconds)
+
+
+def interrupt(*_args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def count(report: Path, exit_code: int) -> tuple[int, int, int]:
+    """Passed, failed and skipped tests of a pytest run. A run that died without saying so counts as one failure."""
+    totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    if report.exists():
+        for suite in ElementTree.parse(report).iter("testsuite"):
+            for key in totals:
+                totals[key] += int(suite.get(key, "0"))
+    failed = totals["failures"] + totals["errors"]
+    # An error in a fixture's end comes on top of the test's own result.
+    passed = max(totals["tests"] - failed - totals["skipped"], 0)
+    if exit_code != 0 and failed == 0:
+        failed = 1
+    return passed, failed, totals["skipped"]
+
+
+def run(part: str, command: list[str]) -> Result:
+    print(f"\n=== {part}: {' '.join(command)}", flush=True)
+    report = RESULTS / f"{part}.xml"
+    is_pytest = command[0] == "pytest"
+    started = time.monotonic()
+    exit_code = execute([*command, f"--junitxml={report}"] if is_pytest else command)
+    seconds = time.monotonic() - started
+    if is_pytest:
+        return Result(part, seconds, *count(report, exit_code))
+    return Result(part, seconds, passed=int(exit_code == 0), failed=int(exit_code != 0))
+
+
+def table(results: list[Result]) -> str:
+    lines = [f"{'part':<32} {'seconds':>8} {'passed':>7} {'failed':>7} {'skipped':>8}  result"]
+    lines += [
+        f"{r.part:<32} {r.seconds:>8.1f} {r.passed:>7} {r.failed:>7} {r.skipped:>8}  {'FAILED' if r.failed else 'ok'}"
+        for r in results
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    chosen = expand(sys.argv[1:] or list(PARTS))
+    signal.signal(signal.SIGTERM, interrupt)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for old in RESULTS.iterdir():
+        old.unlink()
+    results = [run(part, command) for part, command in chosen]
+    failed = sum(r.failed for r in results)
+    summary = f"{sum(r.passed for r in results)} passed, {failed} failed"
+    (RESULTS / "summary").write_text(summary + "\n")
+    print(f"\n{table(results)}\n\n{summary}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
