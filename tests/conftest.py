@@ -32,7 +32,7 @@ def _package(name: str, *directories: Path) -> None:
     package = types.ModuleType(name)
     package.__path__ = [str(directory) for directory in directories]
     sys.modules[name] = package
-    parent, _, child = name.rpartition(".")
+    parent, child = name.rpartition(".")[::2]
     if parent:
         setattr(sys.modules[parent], child, package)
 
