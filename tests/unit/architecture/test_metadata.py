@@ -60,9 +60,7 @@ def test_collections_that_are_used_are_dependencies() -> None:
     used: dict[str, str] = {}
     for room in ("roles", "playbooks"):
         for path in (CHECKOUT / room).rglob("*.yml"):
-            for name in re.findall(
-                r"\b((?:ansible|community|containers|amazon)\.[a-z_0-9]+)\.[a-z_]+", path.read_text()
-            ):
+            for name in plugin.findall(path.read_text()):
                 used.setdefault(name, relative(path))
     missing = {name: where for name, where in used.items() if name not in known}
     assert not missing, f"galaxy.yml does not name {missing}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from jinja2 import Environment
+from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
 from jinja2.nativetypes import NativeEnvironment
@@ -26,8 +26,8 @@ EXPRESSIONS = ("when", "that", "until", "failed_when", "changed_when", "var")
 MAGIC = set(
     "ansible_check_mode ansible_diff_mode ansible_facts ansible_failed_result ansible_failed_task ansible_host"
     " ansible_loop ansible_managed ansible_play_batch ansible_play_hosts ansible_play_hosts_all ansible_version groups"
-    " hostvars inventory_hostname inventory_hostname_short item lookup now omit playbook_dir q query role_name role_path"
-    " undef template_host template_path".split()
+    " hostvars inventory_hostname inventory_hostname_short item lookup now omit playbook_dir q query role_name"
+    " role_path undef template_host template_path".split()
 )
 
 
@@ -88,10 +88,15 @@ JINJA = ansible_environment()
 
 def names_used(text: str, where: str) -> set[str]:
     """Variables that a text of Jinja reads and does not make itself."""
+    if not is_template(text):
+        return set()
     try:
-        return find_undeclared_variables(JINJA.parse(text)) if is_template(text) else set()
+        tree = JINJA.parse(text)
     except TemplateSyntaxError as error:
         raise AssertionError(f"{where}: {error}") from error
+    # Jinja counts a block set inside of an `if` as undeclared.
+    made = {name.name for name in tree.find_all(nodes.Name) if name.ctx in ("store", "param")}
+    return find_undeclared_variables(tree) - made
 
 
 @pytest.mark.parametrize("role", ROLES)
