@@ -1,0 +1,68 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Running commands, telling what is going on, and keeping two runs out of each other's way."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fleet_hosts.catalogue import HostsError
+
+_STARTED = time.monotonic()
+
+
+def say(text: str) -> None:
+    """A progress line with the seconds since the start, on stderr: stdout is for what was asked."""
+    print(f"[{time.monotonic() - _STARTED:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def run(command: Sequence[str], *, text_in: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, output captured; raises HostsError with what it said on stderr."""
+    try:
+        done = subprocess.run(command, input=text_in, capture_output=True, text=True, check=False)
+    except FileNotFoundError as problem:
+        raise HostsError(f"{command[0]} is missing: {problem}") from problem
+    if check and done.returncode != 0:
+        raise HostsError(
+            f"{' '.join(command)} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-2000:]}"
+        )
+    return done
+
+
+@contextmanager
+def locked(path: Path, *, inherited: bool = False) -> Iterator[int]:
+    """Hold the lock file, waiting for another run if need be. It is free again when this process ends, however it ends.
+
+    With `inherited`, pass the yielded descriptor on to a child (pass_fds): the lock then lasts until that child, too, is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(descriptor, inherited)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run of fleet-hosts ({path.name})")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def wait_until(condition: str, seconds: float, test: object, *, pause: float = 0.05) -> None:
+    """Call `test` (a function without arguments) until it is true; raises HostsError naming the condition after `seconds`."""
+    deadline = time.monotonic() + seconds
+    assert callable(test)
+    while not test():
+        if time.monotonic() > deadline:
+            raise HostsError(f"gave up after {seconds:.0f} s waiting: {condition}")
+        time.sleep(pause)
