@@ -1,0 +1,317 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a member becomes a replica again: nothing, follow, start, rewind, clone, refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan import (
+    Consent,
+    Directory,
+    RejoinPlan,
+    Source,
+    plan_rejoin,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.control import ControlData
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts, WalReceiver
+
+FORK = Lsn(5000)
+FIRST = TimelineHistory.first()
+SECOND = TimelineHistory(2, ((1, FORK),))
+GIB = 1 << 30
+
+SOURCE = MemberFacts(
+    "n2",
+    "192.0.2.2",
+    state="running",
+    in_recovery=False,
+    system_identifier="7",
+    version_num=170000,
+    timeline=2,
+    history=SECOND,
+    current_lsn=Lsn(9000),
+)
+ORIGIN = Source(control_timeline=2, wal_bytes=GIB, data_bytes=5 * GIB)
+ROOMY = Directory(wal_end=Lsn(7000), free_bytes=20 * GIB)
+
+
+def control(state: str = "in production", **values: object) -> ControlData:
+    fixed: dict[str, object] = {
+        "system_identifier": "7",
+        "state": state,
+        "checkpoint_lsn": Lsn(4000),
+        "redo_lsn": Lsn(4000),
+        "timeline": 1,
+        "prev_timeline": 1,
+        "min_recovery_lsn": Lsn(0),
+        "min_recovery_timeline": 0,
+        "backup_start_lsn": Lsn(0),
+        "backup_end_required": False,
+        "full_page_writes": True,
+        "data_checksums": True,
+        "wal_log_hints": False,
+        "wal_level": "replica",
+        "wal_segment_size": 16 << 20,
+        "control_version": 1300,
+        "catalog_version": 1,
+        "max_connections": 100,
+        "max_worker_processes": 8,
+        "max_wal_senders": 10,
+        "max_prepared_transactions": 0,
+        "max_locks_per_transaction": 64,
+        "checkpoint_time": None,
+    }
+    return ControlData(**(fixed | values))  # type: ignore[arg-type]
+
+
+def stopped(state: str = "in production", **values: object) -> MemberFacts:
+    fixed: dict[str, object] = {
+        "state": "stopped",
+        "system_identifier": "7",
+        "version_num": 170000,
+        "timeline": 1,
+        "history": FIRST,
+        "control": control(state),
+    }
+    return MemberFacts("n1", "192.0.2.1", **(fixed | values))  # type: ignore[arg-type]
+
+
+def running(**values: object) -> MemberFacts:
+    fixed: dict[str, object] = {
+        "state": "running",
+        "in_recovery": True,
+        "system_identifier": "7",
+        "version_num": 170000,
+        "timeline": 2,
+        "history": SECOND,
+        "receive_lsn": Lsn(9000),
+        "replay_lsn": Lsn(9000),
+        "control": control("in archive recovery"),
+    }
+    return MemberFacts("n1", "192.0.2.1", **(fixed | values))  # type: ignore[arg-type]
+
+
+def plan(
+    target: MemberFacts,
+    directory: Directory = ROOMY,
+    source: MemberFacts = SOURCE,
+    origin: Source = ORIGIN,
+    consent: Consent | None = None,
+) -> RejoinPlan:
+    return plan_rejoin(target, source, directory, origin, consent or Consent(), cluster="orders")
+
+
+def refused(*arguments: object, **options: object) -> Refused:
+    with pytest.raises(Refused) as error:
+        plan(*arguments, **options)  # type: ignore[arg-type]
+    return error.value
+
+
+STREAMING = WalReceiver("streaming", sender_host="192.0.2.2", sender_port=5432)
+
+
+def test_a_healthy_standby_needs_nothing() -> None:
+    """R16."""
+    assert plan(running(receiver=STREAMING)).action == "nothing"
+    assert not plan(running(receiver=STREAMING)).changes
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [
+        None,
+        WalReceiver("waiting", sender_host="192.0.2.2", sender_port=5432),
+        WalReceiver("streaming", sender_host="192.0.2.9", sender_port=5432),
+        WalReceiver("streaming", sender_host="192.0.2.2", sender_port=5433),
+    ],
+)
+def test_a_standby_of_the_same_line_that_does_not_stream_from_the_primary_is_pointed_there(
+    receiver: WalReceiver | None,
+) -> None:
+    assert plan(running(receiver=receiver)).action == "follow"
+    behind = running(timeline=1, history=FIRST, receive_lsn=FORK, replay_lsn=Lsn(10))
+    assert plan(behind, Directory(wal_end=FORK)).action == "follow"
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "action"),
+    [
+        ("shut down", FORK, "start"),
+        ("shut down", FORK - 1, "start"),
+        ("shut down", FORK + 1, "rewind"),
+        ("in production", FORK, "start"),
+        ("in production", FORK + 1, "rewind"),
+        ("shut down in recovery", FORK, "start"),
+        ("in archive recovery", FORK, "start"),
+    ],
+)
+def test_a_rewind_is_made_only_when_the_log_goes_beyond_the_fork(state: str, end: int, action: str) -> None:
+    """R01, R02."""
+    result = plan(stopped(state), replace(ROOMY, wal_end=Lsn(end)))
+    assert result.action == action
+    if action == "rewind":
+        assert (result.fork_timeline, result.fork, result.lost_bytes) == (1, FORK, end - FORK)
+        assert result.fallback == "clone"
+
+
+def test_equal_numbers_of_timelines_do_not_make_one_line() -> None:
+    """It was promoted on its own, at another position, and became a timeline 2 too."""
+    other = stopped(timeline=2, history=TimelineHistory(2, ((1, Lsn(4500)),)))
+    result = plan(other, replace(ROOMY, wal_end=Lsn(6000)))
+    assert result.action == "rewind"
+    assert result.fork == Lsn(4500)
+
+
+def test_without_checksums_and_hints_it_is_cloned() -> None:
+    """R03."""
+    result = plan(stopped(control=control(data_checksums=False)))
+    assert result.action == "clone"
+    assert "checksums" in result.reason
+    assert plan(stopped(control=control(data_checksums=False, wal_log_hints=True))).action == "rewind"
+
+
+def test_the_primary_is_checkpointed_first_when_its_control_file_is_on_the_old_timeline() -> None:
+    """R04."""
+    assert plan(stopped(), origin=replace(ORIGIN, control_timeline=1)).checkpoint_source
+    assert not plan(stopped()).checkpoint_source
+
+
+def test_an_interrupted_rewind_is_never_started_but_cloned() -> None:
+    """R06."""
+    assert plan(stopped(), replace(ROOMY, interrupted=True)).action == "clone"
+    assert plan(stopped("shut down"), replace(ROOMY, interrupted=True, wal_end=FORK)).action == "clone"
+
+
+@pytest.mark.parametrize(
+    ("directory", "origin"),
+    [
+        (replace(ROOMY, unfit_files=("postgresql.auto.conf",)), ORIGIN),
+        (replace(ROOMY, tablespaces=("ts=/srv/a",)), replace(ORIGIN, tablespaces=("ts=/srv/b",))),
+        (replace(ROOMY, wal_end=None), ORIGIN),
+        (replace(ROOMY, unreadable="it is cut short"), ORIGIN),
+    ],
+)
+def test_what_pg_rewind_could_not_do_is_a_clone(directory: Directory, origin: Source) -> None:
+    assert plan(stopped(), directory, origin=origin).action == "clone"
+
+
+def test_full_page_writes_off_is_a_clone() -> None:
+    assert plan(stopped(control=control(full_page_writes=False))).action == "clone"
+
+
+def test_a_standby_that_received_too_much_but_did_not_replay_it_is_a_clone() -> None:
+    target = stopped("shut down in recovery", control=control("shut down in recovery", min_recovery_lsn=Lsn(4000)))
+    assert plan(target).action == "clone"
+    target = stopped("shut down in recovery", control=control("shut down in recovery", min_recovery_lsn=Lsn(6000)))
+    assert plan(target).action == "rewind"
+
+
+def test_the_operator_may_want_a_clone() -> None:
+    assert plan(stopped(), consent=Consent(rewind=False)).action == "clone"
+    assert plan(stopped("shut down"), replace(ROOMY, wal_end=FORK), consent=Consent(rewind=False)).action == "start"
+
+
+def test_a_member_without_data_is_cloned() -> None:
+    assert plan(MemberFacts("n1", "192.0.2.1", state="absent")).action == "clone"
+
+
+def test_room_is_checked_before_anything_is_touched() -> None:
+    """R15."""
+    tight = replace(ROOMY, free_bytes=2 * GIB)
+    result = plan(stopped(), tight)
+    assert result.action == "rewind"
+    assert result.fallback is None
+    assert "MiB" in (result.fallback_refused or "")
+    assert refused(stopped(), replace(tight, interrupted=True)).details["code"] == "no_room"
+    assert refused(stopped(), replace(ROOMY, free_bytes=GIB)).details["code"] == "no_room"
+
+
+def test_a_running_primary_is_refused_until_it_is_named() -> None:
+    """R10."""
+    target = running(in_recovery=False, timeline=1, history=FIRST, current_lsn=Lsn(7000), control=control())
+    error = refused(target)
+    assert error.details["code"] == "runs_as_primary"
+    assert "fleet_rejoin_stop_primary=n1" in str(error)
+    result = plan(target, consent=Consent(stop_primary=True))
+    assert result.action == "rewind"
+    assert result.stop_first
+
+
+def test_foreign_data_are_refused_until_the_member_is_named() -> None:
+    """R11."""
+    assert refused(stopped(system_identifier="8")).details["code"] == "foreign"
+    result = plan(stopped(system_identifier="8"), consent=Consent(replace_foreign=True))
+    assert result.action == "clone"
+
+
+def test_only_a_running_primary_can_be_rejoined() -> None:
+    """R12."""
+    for source in (
+        replace(SOURCE, in_recovery=True),
+        replace(SOURCE, state="unreachable", in_recovery=None, error="no answer"),
+        replace(SOURCE, state="stopped", in_recovery=None),
+    ):
+        assert refused(stopped(), source=source).details["code"] == "source_not_primary"
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        (replace(SOURCE), "is_primary"),
+        (replace(stopped(), state="unreachable"), "unreachable"),
+        (replace(stopped(), state="starting"), "starting"),
+        (stopped(version_num=150000), "other_version"),
+        (stopped(orchestrators=("patroni",)), "managed_by_others"),
+    ],
+)
+def test_what_cannot_be_rejoined_is_refused(target: MemberFacts, code: str) -> None:
+    assert refused(target).details["code"] == code
+
+
+def test_a_diverged_standby_that_runs_is_stopped_first() -> None:
+    target = running(timeline=1, history=FIRST, receive_lsn=Lsn(7000), replay_lsn=Lsn(7000))
+    diverged = replace(target, control=control("in archive recovery", min_recovery_lsn=Lsn(6500)))
+    result = plan(diverged)
+    assert (result.action, result.stop_first) == ("rewind", True)
+
+
+def test_the_plan_survives_json() -> None:
+    result = plan(stopped())
+    assert RejoinPlan.from_dict(result.to_dict()) == result
+
+
+def test_in_every_mixture_nothing_diverged_is_started_and_nothing_primary_is_touched() -> None:
+    """States of the target, ends of its log, marks and consents in every combination."""
+    states = ("in production", "shut down", "shut down in recovery", "in archive recovery")
+    counted = 0
+    for state, runs, end, mark, checksums, stop, free in product(
+        states, (None, True, False), (4000, 5000, 5001, 7000), (False, True), (False, True), (False, True), (1, 20)
+    ):
+        target = stopped(state, control=control(state, data_checksums=checksums, min_recovery_lsn=Lsn(end)))
+        if runs is not None:
+            target = replace(target, state="running", in_recovery=runs, replay_lsn=Lsn(end), current_lsn=Lsn(end))
+        directory = Directory(wal_end=Lsn(end), interrupted=mark, free_bytes=free * GIB)
+        counted += 1
+        try:
+            result = plan(target, directory, consent=Consent(stop_primary=stop))
+        except Refused:
+            continue
+        if result.action in ("nothing", "follow", "start"):
+            assert end <= FORK
+            assert not mark
+        if runs is False:
+            assert stop
+        if result.action in ("rewind", "clone"):
+            assert result.stop_first == (runs is not None)
+        if result.action == "rewind":
+            assert checksums
+            assert not mark
+    assert counted == 768
