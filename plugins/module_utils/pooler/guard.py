@@ -1,0 +1,118 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The dead-man: a program beside the pooler that ends a pause when it has lasted too long.
+
+It runs on its own, as a copy of this one file, after the module that armed it is gone; it therefore imports nothing of
+the collection. It measures from when it *sees* the pause and not from when it was armed: work before the pause can take
+as long as it likes, and the time never runs out in the middle of a pause that is young.
+
+Usage: ``python3 guard.py CONFIG.json``. CONFIG: operation, uid (of the operating system user that PgBouncer runs as,
+which needs no password on the unix socket; root becomes that user), endpoints (name, host = socket directory, port),
+databases, max_pause_seconds, lifetime_seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+APPLICATION_NAME = "dbops-fleet-deadman"
+POLL_SECONDS = 0.2
+
+
+def application_name(operation: str) -> str:
+    """What SHOW CLIENTS shows for the dead-man of an operation: the proof, for everyone, that it is armed."""
+    return f"{APPLICATION_NAME} {operation}"
+
+
+def next_step(
+    since: Mapping[str, float], paused: Iterable[str], now: float, max_pause_seconds: float
+) -> tuple[dict[str, float], list[str]]:
+    """What to remember and what to resume.
+
+    Args:
+        since: when each paused database was first seen so.
+        paused: the databases that are paused now.
+        now: seconds on the clock of `since`.
+        max_pause_seconds: how long a pause may last.
+
+    Returns:
+        The new `since`, and the databases whose time is up.
+    """
+    seen = {name: since.get(name, now) for name in paused}
+    return seen, [name for name, first in seen.items() if now - first >= max_pause_seconds]
+
+
+def watch(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Guard the databases at one process until the lifetime is over and nothing of them is paused."""
+    import psycopg
+
+    end = time.monotonic() + config["lifetime_seconds"]
+    since: dict[str, float] = {}
+    connection: psycopg.Connection[tuple[Any, ...]] | None = None
+    while True:
+        try:
+            connection = connection or psycopg.connect(
+                host=endpoint["host"],
+                port=endpoint["port"],
+                user="pgbouncer",
+                dbname="pgbouncer",
+                application_name=application_name(config["operation"]),
+                connect_timeout=10,
+                autocommit=True,
+                prepare_threshold=None,  # the console knows no prepared statements
+            )
+            since = _look_and_resume(connection, endpoint, config, since)
+        except psycopg.Error as error:
+            _say(f"{endpoint['name']}: {error}")
+            if connection is not None:
+                connection.close()
+            connection = None
+        if time.monotonic() >= end and (connection is None or not since):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _look_and_resume(
+    connection: Any, endpoint: Mapping[str, Any], config: Mapping[str, Any], since: Mapping[str, float]
+) -> dict[str, float]:
+    cursor = connection.execute("SHOW DATABASES")
+    columns = [column.name for column in cursor.description]
+    rows = [dict(zip(columns, row, strict=True)) for row in cursor]
+    paused = [row["name"] for row in rows if str(row["paused"]) == "1" and row["name"] in config["databases"]]
+    seen, overdue = next_step(since, paused, time.monotonic(), config["max_pause_seconds"])
+    for name in overdue:
+        _say(f"{endpoint['name']}: {name} was paused for more than {config['max_pause_seconds']} s; resuming it")
+        connection.execute('RESUME "' + name.replace('"', '""') + '"')
+    return seen
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message.strip() + "\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Guard every process in a thread of its own: one that is frozen does not keep the others waiting."""
+    import psycopg  # noqa: F401 - while this user can still read it
+
+    config = json.loads(Path(sys.argv[1]).read_text())
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setuid(config["uid"])
+    threads = [threading.Thread(target=watch, args=(endpoint, config)) for endpoint in config["endpoints"]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
