@@ -68,5 +68,5 @@ hosts-destroy: ## Removes the test hosts with their networks and mounts
 build: $(READY) ## The collection's artefact, dbops-fleet-VERSION.tar.gz
 	@ansible-galaxy collection build --force
 
-clean: ## Removes what the targets above made here, but not the test hosts
+clean: hosts-destroy ## Removes all that the targets above made, the test hosts too
 	rm -rf $(VENV) .cache .ansible .hypothesis .mypy_cache .pytest_cache .ruff_cache dbops-fleet-*.tar.gz

@@ -42,7 +42,7 @@ PARTS: dict[str, list[str]] = {
     "integration": [*PYTEST, "tests/integration"],
     "hosts": ["tests/hosts/fleet-hosts", "up"],
     "faults": [*PYTEST, "tests/faults"],
-    "molecule": ["molecule", "test", "--command-borders", "--scenario-name"],
+    "molecule": ["molecule", "test", "--no-command-borders", "--scenario-name"],
 }
 LINT = ("ansible-lint", "yamllint", "ruff", "ruff-format", "mypy")
 

@@ -14,7 +14,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from support.house import CHECKOUT, NAMESPACE, module_names, playbook_files, role_names
+
+from ansible_collections.dbops.fleet.tests.support.house import (
+    CHECKOUT,
+    NAMESPACE,
+    module_names,
+    playbook_files,
+    role_names,
+)
 
 # What the artefact may have at its top, and what it must have to work.
 WORKING = {"meta", "plugins", "roles", "playbooks"}

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 import pytest
-from support.house import CHECKOUT, relative, tracked_files
+
+from ansible_collections.dbops.fleet.tests.support.house import CHECKOUT, relative, tracked_files
 
 HEADER = """\
 # Copyright: dbops.fleet contributors

@@ -13,7 +13,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from support.house import CHECKOUT, MODULE_UTILS, NAMESPACE, relative
+
+from ansible_collections.dbops.fleet.tests.support.house import CHECKOUT, MODULE_UTILS, NAMESPACE, relative
 
 UTILS = f"{NAMESPACE}.plugins.module_utils"
 

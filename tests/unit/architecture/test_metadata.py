@@ -10,7 +10,15 @@ import re
 from pathlib import Path
 
 import pytest
-from support.house import CHECKOUT, load_yaml, module_names, playbook_files, relative, role_names
+
+from ansible_collections.dbops.fleet.tests.support.house import (
+    CHECKOUT,
+    load_yaml,
+    module_names,
+    playbook_files,
+    relative,
+    role_names,
+)
 
 GALAXY = load_yaml(CHECKOUT / "galaxy.yml")
 RUNTIME = load_yaml(CHECKOUT / "meta" / "runtime.yml")

@@ -15,7 +15,15 @@ from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
 from jinja2.nativetypes import NativeEnvironment
-from support.house import CHECKOUT, load_yaml, relative, role_names, task_files, tasks_in
+
+from ansible_collections.dbops.fleet.tests.support.house import (
+    CHECKOUT,
+    load_yaml,
+    relative,
+    role_names,
+    task_files,
+    tasks_in,
+)
 
 ROLES = role_names()
 

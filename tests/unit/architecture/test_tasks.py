@@ -9,7 +9,15 @@ import re
 from pathlib import Path
 
 import pytest
-from support.house import CHECKOUT, load_yaml, playbook_files, relative, task_files, tasks_in
+
+from ansible_collections.dbops.fleet.tests.support.house import (
+    CHECKOUT,
+    load_yaml,
+    playbook_files,
+    relative,
+    task_files,
+    tasks_in,
+)
 
 FREE_FORM = re.compile(r"^\s*(?:- )?(?:ansible\.builtin\.)?(?:shell|raw):")
 
