@@ -30,7 +30,7 @@ class Image:
     packages: tuple[str, ...]
 
     def directory_name(self, recipe: str) -> str:
-        """Name that changes with the packages and the recipe (the text of the build script), so stale images are not used."""
+        """A name that changes with the packages and the recipe (the build script's text): no stale image is used."""
         content = "\n".join((recipe, self.suite, *self.packages))
         return f"{self.suite}-{self.kind}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 

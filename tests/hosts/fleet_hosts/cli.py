@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from fleet_hosts import machine, network
 from fleet_hosts.catalogue import CONTROLLER, HostsError, HostSpec
@@ -20,8 +19,9 @@ from fleet_hosts.images import ensure_images
 from fleet_hosts.inventory import inventory_yaml
 from fleet_hosts.shell import locked, say
 
-_DESCRIPTION = """Test hosts: real Debian hosts with systemd and sshd on a private network of this machine. Run as root.
-FLEET_HOSTS_SET names the set of hosts (default: main); FLEET_HOSTS_STATE the directory of keys (default: .cache/hosts)."""
+_MACHINE_LOCK = machine.STORE / "machine.lock"
+_DESCRIPTION = """Test hosts: real Debian hosts with systemd and sshd on a private network of this machine. Run it as
+root. FLEET_HOSTS_SET names the set (default: main), FLEET_HOSTS_STATE where its keys lie (default: .cache/hosts)."""
 
 
 def main() -> int:
@@ -30,8 +30,13 @@ def main() -> int:
     if os.geteuid() != 0:
         print("fleet-hosts: containers, mounts and bridges need root; call it with sudo", file=sys.stderr)
         return 1
+    return _guarded(lambda: arguments.action(arguments))
+
+
+def _guarded(action: Callable[[], None]) -> int:
+    """Do it; an error that the caller can put right becomes one line and exit code 1."""
     try:
-        arguments.action(arguments)
+        action()
     except HostsError as problem:
         print(f"fleet-hosts: {problem}", file=sys.stderr)
         return 1
@@ -85,21 +90,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _enter() -> None:
-    with locked(machine.STORE / "machine.lock"):
-        machine.install_packages()
-        machine.enter_namespace()
-
-
 def _fleet(*, register: bool = False) -> Fleet:
-    """The set of the environment; without `register`, raises HostsError when it does not exist."""
-    state = default_state()
-    _enter()
-    name = os.environ.get("FLEET_HOSTS_SET") or "main"
-    fleet = open_fleet(name, state, register=register)
-    if fleet is None:
-        raise HostsError(f"there is no set of test hosts {name!r} on this machine. Make it: fleet-hosts up")
+    """The set of the environment, with this process in the hosts' mount namespace.
+
+    Without `register`, raises HostsError when the set does not exist.
+    """
+    name, state = _set_name(), default_state()
+    with locked(_MACHINE_LOCK):
+        machine.install_packages()
+        fleet = open_fleet(name, state, register=register)
+        if fleet is None:
+            raise HostsError(f"there is no set of test hosts {name!r} on this machine. Make it: fleet-hosts up")
+        if register:
+            # Before entering the namespace, where a file system that was mounted later is not to be seen.
+            fleet.keys.ensure(fleet.catalogue, fleet.addresses)
+        machine.enter_namespace()
     return fleet
+
+
+def _set_name() -> str:
+    return os.environ.get("FLEET_HOSTS_SET") or "main"
 
 
 def _existing(arguments: argparse.Namespace, *states: str) -> tuple[Fleet, Host]:
@@ -127,28 +137,26 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _down(arguments: argparse.Namespace) -> None:
-    name = os.environ.get("FLEET_HOSTS_SET") or "main"
-    state = default_state()
-    # The namespace can only be removed from outside, so the work inside is done by a child.
+    # The namespace can only be removed from outside of it, so the work inside is done by a child.
     child = os.fork()
     if child == 0:
-        try:
-            _enter()
-            fleet = open_fleet(name, state, register=False)
-            if fleet is not None:
-                fleet.destroy()
-            clean_up(with_images=arguments.images)
-            os._exit(0)
-        except HostsError as problem:
-            print(f"fleet-hosts: {problem}", file=sys.stderr)
-        os._exit(1)
+        os._exit(_guarded(lambda: _destroy(with_images=arguments.images)))
     _pid, status = os.waitpid(child, 0)
     if status != 0:
         raise HostsError("not everything could be destroyed; run it again")
-    if not registered_sets():
-        with locked(machine.STORE / "machine.lock"):
+    with locked(_MACHINE_LOCK):
+        if not registered_sets():
             machine.leave_nothing()
-    say(f"down: nothing is left of the set {name!r}")
+    say(f"down: nothing is left of the set {_set_name()!r}")
+
+
+def _destroy(*, with_images: bool) -> None:
+    with locked(_MACHINE_LOCK):
+        fleet = open_fleet(_set_name(), default_state(), register=False)
+        machine.enter_namespace()
+    if fleet is not None:
+        fleet.destroy()
+    clean_up(with_images=with_images)
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -156,17 +164,14 @@ def _status(arguments: argparse.Namespace) -> None:
     cuts = network.cuts(fleet.addresses, fleet.catalogue.hosts.values())
     print(f"{'HOST':<10} {'STATE':<7} {'ADDRESS':<13} {'IMAGE':<16} CUT FROM")
     for host in fleet.hosts():
-        image = host.image()
-        kind = "-" if image is None else " ".join(image.name.split("-")[:2])
-        print(
-            f"{host.name:<10} {host.state():<7} {host.address:<13} {kind:<16} {' '.join(cuts.get(host.name, []))}".rstrip()
-        )
+        kind = " ".join(host.image().name.split("-")[:2]) if host.exists() else "-"
+        cut_from = " ".join(cuts.get(host.name, []))
+        print(f"{host.name:<10} {host.state():<7} {host.address:<13} {kind:<16} {cut_from}".rstrip())
 
 
 def _inventory(arguments: argparse.Namespace) -> None:
     fleet = _fleet(register=True)
-    names = arguments.hosts or [host.name for host in fleet.hosts() if host.image() is not None]
-    fleet.keys.ensure(fleet.catalogue, fleet.addresses)
+    names = arguments.hosts or [host.name for host in fleet.hosts() if host.exists()]
     specs = fleet.catalogue.select(names)
     print(inventory_yaml(specs, fleet.addresses, fleet.keys.private_key_file, fleet.keys.known_hosts_file), end="")
 
@@ -183,7 +188,7 @@ def _power_off(arguments: argparse.Namespace) -> None:
 
 
 def _power_state(arguments: argparse.Namespace) -> None:
-    _fleet_, host = _existing(arguments, "on", "frozen", "off")
+    host = _existing(arguments, "on", "frozen", "off")[1]
     print("off" if host.state() == "off" else "on")
 
 
@@ -201,6 +206,7 @@ def _cut(arguments: argparse.Namespace) -> None:
     peers: list[HostSpec | str] = [
         peer if peer in ("all", CONTROLLER) else fleet.catalogue.select([peer])[0] for peer in arguments.peers
     ]
+    network.ensure_network(fleet.addresses)
     network.cut(fleet.addresses, spec, peers)
 
 
@@ -218,6 +224,5 @@ def _free_disk(arguments: argparse.Namespace) -> None:
 
 
 def _console(arguments: argparse.Namespace) -> None:
-    _fleet_, host = _existing(arguments, "on")
-    command = host.console_command()
+    command = _existing(arguments, "on")[1].console_command()
     os.execvp(command[0], command)

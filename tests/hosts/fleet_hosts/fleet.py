@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fleet_hosts import images, machine, network
-from fleet_hosts.catalogue import Addresses, Catalogue, HostsError, HostSpec, load_catalogue
+from fleet_hosts import images, network
+from fleet_hosts.catalogue import Addresses, Catalogue, HostsError, HostSpec, Image, load_catalogue
 from fleet_hosts.host import Host
 from fleet_hosts.images import ensure_images, image_directory, remove_tree
 from fleet_hosts.keys import Keys
@@ -23,7 +24,6 @@ from fleet_hosts.machine import STORE
 from fleet_hosts.shell import locked, say
 
 SETS = STORE / "sets"
-_REGISTRY_LOCK = STORE / "registry.lock"
 _CHECKOUT = Path(__file__).resolve().parents[3]
 
 
@@ -65,40 +65,38 @@ class Fleet:
         return Host(spec, self.name, self.addresses, self.catalogue, self.directory / "hosts" / spec.name)
 
     def up(self, names: Iterable[str], *, bare: bool = False, anew: bool = False) -> None:
-        """Have these hosts up, answering and free of injected faults; `anew` with fresh disks, `bare` without packages."""
+        """Have hosts up, answering and free of injected faults; `anew` with fresh disks, `bare` without packages."""
         wanted = [self._host(spec) for spec in self.catalogue.select(names)]
-        image_of = {
-            host.name: self.catalogue.image(host.spec.debian, "bare" if bare else host.spec.kind) for host in wanted
+        to_create = {
+            host.name: self.catalogue.image(host.spec.debian, "bare" if bare else host.spec.kind)
+            for host in wanted
+            if anew or not host.exists() or not host.accepts(self.keys)
         }
-        missing = [host for host in wanted if anew or host.image() is None]
-        to_create = {host.name for host in missing}
         for host in wanted:
-            image = host.image()
-            if bare and host.name not in to_create and image is not None and "-bare-" not in image.name:
+            if bare and host.name not in to_create and "-bare-" not in host.image().name:
                 raise HostsError(
                     f"{host.name} exists and is not bare. Make it anew: fleet-hosts reset --bare {host.name}"
                 )
-        ensure_images({image_of[host.name] for host in missing})
+        ensure_images(set(to_create.values()))
         with locked(self.lock):
             network.ensure_network(self.addresses)
-            self.keys.ensure(self.catalogue, self.addresses)
-
-            def have_up(host: Host) -> None:
-                if host.name in to_create:
-                    say(f"{host.name}: creating ({image_of[host.name].suite} {image_of[host.name].kind})")
-                    host.create(image_directory(image_of[host.name]), self.keys)
-                state = host.state()
-                if state == "off":
-                    say(f"{host.name}: power on")
-                    host.power_on()
-                elif state == "frozen":
-                    host.thaw()
-                network.heal(self.addresses, host.spec)
-                host.free_disk()
-
-            _for_each(wanted, have_up)
+            _for_each(wanted, lambda host: self._have_up(host, to_create.get(host.name)))
         _for_each(wanted, Host.wait_until_ready)
+        _for_each([host for host in wanted if host.name in to_create], Host.wait_until_booted)
         say(f"up: {' '.join(f'{host.name}={host.address}' for host in wanted)}")
+
+    def _have_up(self, host: Host, image: Image | None) -> None:
+        if image is not None:
+            say(f"{host.name}: creating ({image.suite} {image.kind})")
+            host.create(image_directory(image), self.keys)
+        state = host.state()
+        if state == "off":
+            say(f"{host.name}: power on")
+            host.power_on()
+        elif state == "frozen":
+            host.thaw()
+        network.heal(self.addresses, host.spec)
+        host.free_disk()
 
     def power_on(self, host: Host) -> None:
         with locked(self.lock):
@@ -117,31 +115,24 @@ class Fleet:
 
 
 def open_fleet(name: str, state: Path, *, register: bool) -> Fleet | None:
-    """The set of this name; None when it is not registered and shall not be. Call it inside the mount namespace.
+    """The set of this name; None when it is not registered and shall not be. Call it under the machine's lock.
 
-    Raises HostsError when the set belongs to another checkout that still exists: its hosts know that checkout's key only.
+    Raises HostsError when the set belongs to another checkout that still exists: its hosts accept that one's key only.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,19}", name):
         raise HostsError(f"FLEET_HOSTS_SET={name!r}: use up to 20 lower-case letters, digits and dashes")
-    catalogue = load_catalogue()
-    with locked(_REGISTRY_LOCK):
-        record = _read_record(name)
-        if record is None:
-            if not register:
-                return None
-            record = {"number": _free_number(name), "state": str(state)}
-            _write_record(name, record)
-        fleet = Fleet(name, record["number"], Keys(state, name), catalogue)
-        if register and record["state"] != str(state):
-            if Path(record["state"]).exists():
-                raise HostsError(
-                    f"the test hosts of set {name!r} belong to another checkout (state in {record['state']}). Destroy them "
-                    f"(FLEET_HOSTS_SET={name} fleet-hosts down) or use a set of your own (FLEET_HOSTS_SET=another-name)"
-                )
-            say(f"the checkout that the set {name!r} belonged to is gone: destroying its hosts")
-            fleet.destroy()
-            _write_record(name, {**record, "state": str(state)})
-    return fleet
+    record = _read_record(name)
+    if register:
+        if record is not None and record["state"] != str(state) and Path(record["state"]).exists():
+            raise HostsError(
+                f"the test hosts of set {name!r} belong to another checkout (keys in {record['state']}). Destroy them "
+                f"(FLEET_HOSTS_SET={name} fleet-hosts down) or use a set of your own (FLEET_HOSTS_SET=another-name)"
+            )
+        record = {"number": record["number"] if record else _free_number(name), "state": str(state)}
+        _write_record(name, record)
+    if record is None:
+        return None
+    return Fleet(name, record["number"], Keys(state, name), load_catalogue())
 
 
 def registered_sets() -> list[str]:
@@ -173,12 +164,15 @@ def _free_number(name: str) -> int:
     return min(set(range(100)) - taken)
 
 
-def _read_record(name: str) -> dict | None:  # type: ignore[type-arg]
+def _read_record(name: str) -> dict[str, Any] | None:
     path = SETS / name / "set.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
 
 
-def _write_record(name: str, record: dict[str, object]) -> None:
+def _write_record(name: str, record: dict[str, Any]) -> None:
     path = SETS / name / "set.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")

@@ -4,26 +4,26 @@
 
 """One test host: a disk, a boot, and what can befall it.
 
-A host's disk is a sparse file with an ext4 file system of its own; its root is an overlay of the image and that disk. So a
-disk can run full without filling the machine, and a power loss is a true one: what was not fsynced is gone. The container
-that runs on it is made anew at every power-on; nothing of value is in Podman's records.
+A host's disk is a sparse file with an ext4 file system of its own; its root is an overlay of the image and that disk.
+So a disk can run full without filling the machine, and a power loss is a true one: what was not fsynced is gone. The
+container that runs on it is made anew at every power-on; nothing of value is in Podman's records.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import resource
 import socket
 import struct
-import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from fleet_hosts import network
-from fleet_hosts.catalogue import Addresses, Catalogue, HostsError, HostSpec, etc_hosts
+from fleet_hosts.catalogue import CONTROLLER, Addresses, Catalogue, HostsError, HostSpec, etc_hosts
 from fleet_hosts.images import remove_tree
 from fleet_hosts.keys import Keys
 from fleet_hosts.machine import RUNTIME, is_mounted
@@ -92,16 +92,25 @@ class Host:
     def _record(self) -> Path:
         return self.directory / "host.json"
 
-    def image(self) -> Path | None:
-        """The image that the host stands on; None when the host does not exist (or was never finished)."""
-        try:
-            return Path(json.loads(self._record.read_text())["image"])
-        except FileNotFoundError:
-            return None
+    def exists(self) -> bool:
+        """Whether the host was made, to the end, and not destroyed."""
+        return self._record.exists()
+
+    def image(self) -> Path:
+        """The image that the host, which must exist, stands on."""
+        return Path(self._read_record()["image"])
+
+    def accepts(self, keys: Keys) -> bool:
+        """Whether the host, which must exist, was made with these keys."""
+        return self._read_record()["identity"] == keys.identity(self.name)
+
+    def _read_record(self) -> dict[str, str]:
+        record: dict[str, str] = json.loads(self._record.read_text())
+        return record
 
     def state(self) -> str:
         """absent, off, on or frozen."""
-        if self.image() is None:
+        if not self.exists():
             return "absent"
         return {"running": "on", "paused": "frozen"}.get(self._container_status(), "off")
 
@@ -132,7 +141,7 @@ class Host:
         self._unmount()
         # Last, so that a host whose creation was interrupted counts as absent.
         temporary = self._record.with_suffix(".new")
-        temporary.write_text(json.dumps({"image": str(image)}) + "\n")
+        temporary.write_text(json.dumps({"image": str(image), "identity": keys.identity(self.name)}) + "\n")
         temporary.rename(self._record)
 
     def destroy(self) -> None:
@@ -142,22 +151,21 @@ class Host:
 
     def power_on(self) -> None:
         """Boot; returns when the container runs, not when it answers (see wait_until_ready)."""
-        image = self.image()
-        if image is None:
+        if not self.exists():
             raise HostsError(f"{self.name} does not exist. Create it: fleet-hosts up {self.name}")
         if self.state() in ("on", "frozen"):
             return
         self.power_off()  # whatever a host that went down by itself, or a killed run, has left
-        self._mount(image)
+        self._mount(self.image())
         namespace = network.plug_in(self.addresses, self.spec)
         files = _limit(resource.RLIMIT_NOFILE, 1 << 20)
-        processes = _limit(
-            resource.RLIMIT_NPROC, 30000
-        )  # crun refuses values near the hard limit without CAP_SYS_RESOURCE
+        # crun is refused values near the hard limit where CAP_SYS_RESOURCE is missing.
+        processes = _limit(resource.RLIMIT_NPROC, 30000)
         podman(
-            "run", "--detach", "--replace", f"--name={self.container}", f"--hostname={self.name}", f"--network=ns:{namespace}",
-            "--privileged", "--systemd=always", "--no-hosts", "--dns=none", "--pids-limit=0",
-            f"--shm-size={self.catalogue.shm_mb}m", f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={processes}:{processes}",
+            "run", "--detach", "--replace", f"--name={self.container}", f"--hostname={self.name}",
+            f"--network=ns:{namespace}", "--no-hosts", "--dns=none", "--privileged", "--systemd=always",
+            f"--shm-size={self.catalogue.shm_mb}m", "--pids-limit=0",
+            f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={processes}:{processes}",
             f"--volume={self._write_meminfo()}:/proc/meminfo:ro",
             f"--volume={self._write_boot_id()}:/proc/sys/kernel/random/boot_id:ro",
             f"--volume={self._disk}/journal:/var/log/journal",
@@ -165,26 +173,37 @@ class Host:
         )  # fmt: skip
 
     def wait_until_ready(self) -> None:
-        """Wait for the end of booting and, unless the host is cut off from here, for sshd."""
-        deadline = time.monotonic() + _BOOT_SECONDS
-        while True:
-            verdict = podman("exec", self.container, "systemctl", "is-system-running", "--wait", check=False).strip()
-            if verdict in ("running", "degraded"):
-                break
-            if time.monotonic() > deadline or self.state() != "on":
-                raise HostsError(
-                    f"{self.name} did not boot (state {self.state()}, systemd says {verdict or 'nothing'}). "
-                    f"Look inside: fleet-hosts console {self.name}; or make it anew: fleet-hosts reset {self.name}"
-                )
-            time.sleep(0.1)
-        if verdict == "degraded":
+        """Wait until users may log in and, unless the host is cut off from here, sshd answers.
+
+        Services may still be starting: a database that recovers for an hour is no reason to wait here.
+        """
+        try:
+            wait_until("it lets users log in", _BOOT_SECONDS, self._lets_users_in)
+            if not {"all", CONTROLLER} & set(network.cuts(self.addresses, [self.spec]).get(self.name, [])):
+                wait_until(f"sshd answers at {self.address}", _BOOT_SECONDS, self._ssh_answers)
+        except HostsError as problem:
+            raise HostsError(
+                f"{self.name} is {self.state()} but not usable: {problem}. "
+                f"Look inside: fleet-hosts console {self.name}; or make it anew: fleet-hosts reset {self.name}"
+            ) from problem
+
+    def wait_until_booted(self) -> None:
+        """Wait until systemd has started everything; say so when a unit failed."""
+        command = ["timeout", str(_BOOT_SECONDS), "systemctl", "is-system-running", "--wait"]
+        verdict = podman("exec", self.container, *command, check=False).strip()
+        if verdict != "running":
             failed = podman("exec", self.container, "systemctl", "--failed", "--plain", "--no-legend", check=False)
-            say(f"{self.name} is up, but degraded: {', '.join(line.split()[0] for line in failed.splitlines())}")
-        if not {"all", "controller"} & set(network.cuts(self.addresses, [self.spec]).get(self.name, [])):
-            wait_until(f"sshd of {self.name} at {self.address}", 60, self._ssh_answers)
+            units = ", ".join(line.split()[0] for line in failed.splitlines())
+            say(f"{self.name} is up, but systemd calls it {verdict or 'not booted'}: {units}")
+
+    def _lets_users_in(self) -> bool:
+        if self.state() != "on":
+            raise HostsError("it went down while booting")
+        verdict = podman("exec", self.container, "systemctl", "is-active", "systemd-user-sessions.service", check=False)
+        return verdict.strip() == "active"
 
     def power_off(self) -> None:
-        """Cut the power: silence on the network, nothing more written to the disk, then everything is gone. Idempotent."""
+        """Cut the power: silence on the network, nothing more reaches the disk, then all is gone. Idempotent."""
         network.silence(self.addresses, self.spec)
         if is_mounted(self._disk):
             descriptor = os.open(self._disk, os.O_RDONLY)
@@ -257,14 +276,9 @@ class Host:
         run(["mount", "-t", "overlay", "-o", options, "overlay", str(self._root)])
 
     def _unmount(self) -> None:
-        # The kernel may need a moment to let go of a killed container's mounts.
         for directory in (self._root, self._disk):
-            while is_mounted(directory):
-                wait_until(
-                    f"unmounting {directory}",
-                    20,
-                    lambda place=directory: run(["umount", str(place)], check=False).returncode == 0,
-                )
+            # The kernel may need a moment to let go of a killed container's mounts.
+            wait_until(f"{directory} is unmounted", 20, functools.partial(_try_unmount, directory))
 
     def _write_identity(self, keys: Keys) -> None:
         """Name, addresses, resolver, keys: what a provisioning system gives a new host."""
@@ -291,7 +305,7 @@ class Host:
         return path
 
     def _write_meminfo(self) -> Path:
-        """A /proc/meminfo of a host with memory_mb: the real one would let every host think that it owns the machine."""
+        """A /proc/meminfo with memory_mb: with the real one every host would think that it owns the machine."""
         total = self.catalogue.memory_mb << 10
         values = {
             "MemTotal": total,
@@ -316,6 +330,13 @@ def _limit(what: int, most: int) -> int:
     """The highest limit that can be given: without CAP_SYS_RESOURCE a process cannot raise its own hard limit."""
     _soft, hard = resource.getrlimit(what)
     return most if hard == resource.RLIM_INFINITY else min(hard, most)
+
+
+def _try_unmount(directory: Path) -> bool:
+    """Whether it is unmounted now."""
+    if is_mounted(directory):
+        run(["umount", str(directory)], check=False)
+    return not is_mounted(directory)
 
 
 def _machine_resolver() -> str:

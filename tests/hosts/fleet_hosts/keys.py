@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class Keys:
     def host_key(self, name: str) -> Path:
         """The private host key; it stays the same however often the host is made anew."""
         return self.state / self.set_name / "host_keys" / name
+
+    def identity(self, name: str) -> str:
+        """What a host made with the present keys is recorded with. A host with another one cannot be logged in to."""
+        text = self.public_key() + self.host_key(name).with_suffix(".pub").read_text()
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def ensure(self, catalogue: Catalogue, addresses: Addresses) -> None:
         """Generate what is missing, for every host of the catalogue: known_hosts is complete before a host exists."""

@@ -5,12 +5,14 @@
 """The machine underneath: its packages, its apt mirror, and the mount namespace in which hosts live.
 
 Everything of ours lies in two directories: STORE (images and the hosts' disks; survives a reboot) and RUNTIME (what is
-gone after a reboot). The mount namespace is pinned in RUNTIME and used for every call, for two reasons: the hosts' mounts
-never show on the machine, and on a machine with cgroup v1 it is where /sys/fs/cgroup can be cgroup v2, which systemd needs.
+gone after a reboot). The mount namespace is pinned in RUNTIME and used for every call, for two reasons: the hosts'
+mounts never show on the machine, and on a machine with cgroup v1 it is where /sys/fs/cgroup can be cgroup v2, which
+systemd in the hosts needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -25,6 +27,8 @@ RUNTIME = Path("/run/dbops-fleet-hosts")
 PIN_DIRECTORY = RUNTIME / "namespace"
 PIN = PIN_DIRECTORY / "mnt"
 BOOT_ID = RUNTIME / "boot_id"
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+FORWARDING_WAS_OFF = RUNTIME / "forwarding_was_off"
 
 # A command that must be there, and the package that brings it.
 _NEEDED = {
@@ -78,7 +82,16 @@ def leave_nothing() -> None:
     _kill_strays()
     run(["umount", str(PIN)], check=False)
     run(["umount", str(PIN_DIRECTORY)], check=False)
+    if FORWARDING_WAS_OFF.exists():
+        IP_FORWARD.write_text("0")
     shutil.rmtree(RUNTIME, ignore_errors=True)
+
+
+def switch_forwarding_on() -> None:
+    """Let the machine route for its hosts; leave_nothing puts it back as it was."""
+    if IP_FORWARD.read_text().strip() == "0":
+        FORWARDING_WAS_OFF.touch()
+        IP_FORWARD.write_text("1")
 
 
 def is_mounted(path: Path, fstype: str | None = None) -> bool:
@@ -113,7 +126,7 @@ def _join(pin: Path) -> None:
 
 
 def _furnish() -> None:
-    """Inside the namespace: cgroup v2, and a /run/netns of our own. Idempotent, as a killed run may have stopped between."""
+    """Inside the namespace: cgroup v2, and a /run/netns of our own. Idempotent: a killed run may have stopped here."""
     cgroup = Path("/sys/fs/cgroup")
     if not is_mounted(cgroup, "cgroup2"):
         if is_mounted(cgroup):
@@ -137,7 +150,5 @@ def _kill_strays() -> None:
             continue
         say(f"killing a host left over from a lost mount namespace (conmon {process.name})")
         for pid in (*children, process.name):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                pass

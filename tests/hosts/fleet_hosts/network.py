@@ -15,11 +15,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from fleet_hosts import machine
 from fleet_hosts.catalogue import CONTROLLER, Addresses, HostsError, HostSpec
 from fleet_hosts.shell import run
 
-# The bridge drops a frame when its pair of cables is in `cut`, or one of them in `alone`; nobody gets a RST or an ICMP error.
-# Frames to and from the machine itself pass the hooks input and output instead of forward.
+# The bridge drops a frame when its pair of cables is in `cut`, or one of them in `alone`; nobody gets a RST or an ICMP
+# error. Frames to and from the machine itself pass the hooks input and output instead of forward.
 _RULES = """
 table bridge {table} {{
     set cut {{ type ifname . ifname; }}
@@ -56,11 +57,11 @@ def ensure_network(addresses: Addresses) -> None:
     bridge = addresses.bridge
     if not _link_exists(bridge):
         _refuse_foreign_subnet(addresses)
-        # A MAC address of its own: otherwise a bridge takes one of a cable, and it would change under the hosts' caches.
+        # A MAC address of its own: otherwise it would be that of a cable, and change under the hosts' caches.
         run(["ip", "link", "add", bridge, "address", addresses.bridge_mac, "type", "bridge"])
     run(["ip", "address", "replace", f"{addresses.gateway}/24", "dev", bridge])
     run(["ip", "link", "set", bridge, "up"])
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    machine.switch_forwarding_on()
     if run(["nft", "list", "table", "bridge", addresses.table], check=False).returncode != 0:
         run(["nft", "delete", "table", "ip", addresses.table], check=False)
         run(["nft", "--file", "-"], text_in=_RULES.format(table=addresses.table, subnet=addresses.subnet))
@@ -174,6 +175,6 @@ def _refuse_foreign_subnet(addresses: Addresses) -> None:
     for route in json.loads(run(["ip", "-json", "-4", "route"]).stdout):
         if route["dst"] != "default" and ours.overlaps(ipaddress.ip_network(route["dst"], strict=False)):
             raise HostsError(
-                f"this machine already reaches {route['dst']} through {route.get('dev')}, and the test hosts' network would be "
-                f"{addresses.subnet}. Take that route away or use another set (FLEET_HOSTS_SET=name)"
+                f"this machine already reaches {route['dst']} through {route.get('dev')}, and the test hosts' network "
+                f"would be {addresses.subnet}. Take that route away or use another set (FLEET_HOSTS_SET=name)"
             )

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,8 @@ def run(command: Sequence[str], *, text_in: str | None = None, check: bool = Tru
 def locked(path: Path, *, inherited: bool = False) -> Iterator[int]:
     """Hold the lock file, waiting for another run if need be. It is free again when this process ends, however it ends.
 
-    With `inherited`, pass the yielded descriptor on to a child (pass_fds): the lock then lasts until that child, too, is gone.
+    With `inherited`, the yielded descriptor may be passed on to a child (pass_fds): the lock lasts until that child,
+    too, is gone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -58,11 +59,10 @@ def locked(path: Path, *, inherited: bool = False) -> Iterator[int]:
         os.close(descriptor)
 
 
-def wait_until(condition: str, seconds: float, test: object, *, pause: float = 0.05) -> None:
-    """Call `test` (a function without arguments) until it is true; raises HostsError naming the condition after `seconds`."""
+def wait_until(what: str, seconds: float, condition: Callable[[], bool]) -> None:
+    """Poll the condition until it is true; raises HostsError saying what was waited for after so many seconds."""
     deadline = time.monotonic() + seconds
-    assert callable(test)
-    while not test():
+    while not condition():
         if time.monotonic() > deadline:
-            raise HostsError(f"gave up after {seconds:.0f} s waiting: {condition}")
-        time.sleep(pause)
+            raise HostsError(f"waited {seconds:.0f} s in vain until {what}")
+        time.sleep(0.05)
