@@ -1,0 +1,157 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The instance that a cluster wants on a host: what state it is in, and whose data those are. Decided from what was
+found; `host.py` finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.control import ControlData
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
+
+INSTANCE_STATES = (
+    "absent",  # no data directory
+    "empty",  # an empty one
+    "interrupted_clone",  # what a clone of ours that has not come to its end left there
+    "stopped",  # shut down cleanly
+    "crashed",  # no server, and no clean end
+    "starting",  # a server that takes no sessions yet or any more
+    "running",
+    "foreign",  # data that no fleet of ours put there
+)
+
+
+@dataclass(frozen=True)
+class Owner(Record):
+    """The mark that the roles leave in /var/lib/dbops-fleet/instance-<version>-<name>.json: these data are ours.
+
+    Attributes:
+        system_identifier: None when the mark was made before the data were.
+    """
+
+    cluster: str
+    system_identifier: str | None = None
+
+
+@dataclass(frozen=True)
+class OtherInstance(Record):
+    """An instance on the same host: Debian's, or a data directory that is in Debian's place without configuration."""
+
+    version: int
+    name: str
+    data_directory: str
+    port: int | None = None
+    configured: bool = False
+    running: bool = False
+
+
+@dataclass(frozen=True)
+class InstanceFacts(Record):
+    """The wanted instance of one host, as `dbops.fleet.instance_info` returns it.
+
+    Attributes:
+        state: one of INSTANCE_STATES.
+        reason: for the states foreign, crashed and interrupted_clone: what was found.
+        configured: Debian's configuration directory is there.
+        owner: our mark, if there is one.
+        clone: the marker of the last clone into this place (phase, directory, system_identifier, ...).
+        data_directory_owner: OS user.
+        disk_total_mb, disk_free_mb: of the file system that holds or will hold the data directory.
+        member: its facts; its state is the physical one, also for foreign data.
+        others: further instances of the host.
+    """
+
+    version: int
+    name: str
+    state: str
+    data_directory: str
+    member: MemberFacts
+    reason: str | None = None
+    configured: bool = False
+    unit: str | None = None
+    owner: Owner | None = None
+    clone: Mapping[str, Any] | None = None
+    data_directory_owner: str | None = None
+    disk_total_mb: int | None = None
+    disk_free_mb: int | None = None
+    others: tuple[OtherInstance, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.state not in INSTANCE_STATES:
+            raise ValueError(f"state {self.state!r} is not one of {', '.join(INSTANCE_STATES)}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in the place of an instance.
+
+    Attributes:
+        data_version: PG_VERSION, None where there is none.
+        control: None where there is none, or it cannot be read; then control_error says why.
+        member_state: of MemberFacts, for a running server.
+    """
+
+    data_directory: str
+    exists: bool
+    empty: bool
+    running: bool
+    configured: bool
+    data_version: str | None = None
+    control: ControlData | None = None
+    control_error: str | None = None
+    owner: Owner | None = None
+    clone: Mapping[str, Any] | None = None
+    member_state: str = "unreachable"
+
+
+def classify(found: Found, version: int) -> tuple[str, str | None]:
+    """The instance's state and, where it is not obvious, the reason.
+
+    Data are ours if our mark is there and names the same system identifier. Nothing else makes them ours here; the plan
+    for the whole cluster may also recognise them by the system identifier of the other members.
+    """
+    if _is_interrupted_clone(found):
+        phase = (found.clone or {}).get("phase")
+        return "interrupted_clone", f"a clone into {found.data_directory} stands at {phase!r} and was not taken over"
+    if found.empty:
+        return ("empty" if found.exists else "absent"), None
+    strange = _not_ours(found, version)
+    if strange:
+        return "foreign", strange
+    if found.running:
+        return ("starting" if found.member_state == "starting" else "running"), None
+    if found.control is None:
+        return "crashed", found.control_error or f"there is no control file in {found.data_directory}"
+    if found.control.shut_down_cleanly:
+        return "stopped", None
+    return "crashed", f"no server runs, and its control file says {found.control.state!r}"
+
+
+def _is_interrupted_clone(found: Found) -> bool:
+    """A clone counts until Debian's configuration stands beside it: only then was it taken over."""
+    if found.clone is None or found.running or found.configured:
+        return False
+    if found.empty:
+        return found.clone.get("phase") not in ("finished", None)
+    in_place = found.clone.get("directory") == found.data_directory
+    same = found.control is not None and found.clone.get("system_identifier") == found.control.system_identifier
+    return in_place or same
+
+
+def _not_ours(found: Found, version: int) -> str | None:
+    where = found.data_directory
+    if found.data_version is None:
+        return f"{where} is not empty, and what it holds are no PostgreSQL data"
+    if found.data_version != str(version):
+        return f"{where} holds data of PostgreSQL {found.data_version}, not {version}"
+    if found.owner is None:
+        return f"{where} holds a database cluster that this fleet did not make"
+    marked, real = found.owner.system_identifier, found.control.system_identifier if found.control else None
+    if marked is not None and real is not None and marked != real:
+        return f"{where} holds the database cluster with system identifier {real}, where this fleet had made {marked}"
+    return None
