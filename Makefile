@@ -58,11 +58,15 @@ bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH
 demo: hosts ## A fleet on test hosts: setup, load, report
 	@tools/demo
 
+# Test hosts are containers, mounts and a bridge: root's work.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
 hosts: $(READY) ## The test hosts, made once and kept
-	@tests/hosts/fleet-hosts up
+	@$(SUDO) tests/hosts/fleet-hosts up
 
 hosts-destroy: ## Removes the test hosts with their networks and mounts
-	@tests/hosts/fleet-hosts destroy
+	@if $(SUDO) tests/hosts/fleet-hosts status >/dev/null 2>&1; then $(SUDO) tests/hosts/fleet-hosts down; fi
+	@rm -rf .cache/secrets
 
 .PHONY: build clean
 build: $(READY) ## The collection's artefact, dbops-fleet-VERSION.tar.gz

@@ -34,17 +34,18 @@ PYTEST = ["pytest", "-q", "-m", "not slow"]
 PARTS: dict[str, list[str]] = {
     "ansible-lint": ["ansible-lint", "--strict"],
     "yamllint": ["yamllint", "--strict", "."],
+    "shellcheck": ["tools/shellcheck-all"],
     "ruff": ["ruff", "check"],
     "ruff-format": ["ruff", "format", "--check"],
     "mypy": ["mypy"],
     "unit": [*PYTEST, "tests/unit"],
     "sanity": ["tools/sanity"],
     "integration": [*PYTEST, "tests/integration"],
-    "hosts": ["tests/hosts/fleet-hosts", "up"],
+    "hosts": ["make", "--no-print-directory", "hosts"],
     "faults": [*PYTEST, "tests/faults"],
     "molecule": ["molecule", "test", "--no-command-borders", "--scenario-name"],
 }
-LINT = ("ansible-lint", "yamllint", "ruff", "ruff-format", "mypy")
+LINT = ("ansible-lint", "yamllint", "shellcheck", "ruff", "ruff-format", "mypy")
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,32 @@ UTILS = f"{NAMESPACE}.plugins.module_utils"
 # without anything.
 ACTING_FILES: dict[str, tuple[str, ...]] = {
     ".": ("adapter",),
-    "failover": ("journal",),
+    "clone": ("observe", "run", "source", "worker"),
+    "failover": ("journal", "switchover_engine"),
     "files": ("apply",),
-    "pooler": ("console",),
-    "repository": ("store/directory", "store/probe", "store/s3"),
+    "pooler": ("console", "deadman", "guard", "operations", "read", "trial"),
+    "postgres": ("instance", "session"),
+    "repository": (
+        "cli",
+        "cli_wal",
+        "cluster",
+        "compression",
+        "config",
+        "keys",
+        "repository",
+        "seal",
+        "server",
+        "store/directory",
+        "store/probe",
+        "store/s3",
+        "wal/archiver",
+        "wal/client",
+        "wal/fetch",
+        "wal/inventory",
+        "wal/push",
+        "wal/status",
+    ),
+    "topology": ("read",),
 }
 
 # What each room may import from. errors.py and outcome.py are everybody's; adapter.py is for modules alone.
