@@ -54,7 +54,7 @@ bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH
 	@set -e; for benchmark in $(or $(BENCH),$(wildcard tests/benchmarks/bench_*.py)); do \
 	  echo "Running $$benchmark"; $(BIN)/python "$$benchmark"; done
 
-.PHONY: demo hosts hosts-destroy
+.PHONY: demo hosts hosts-exist hosts-destroy
 demo: hosts ## A fleet on test hosts: setup, load, report
 	@tools/demo
 
@@ -64,8 +64,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 hosts: $(READY) ## The test hosts, made once and kept
 	@$(SUDO) tests/hosts/fleet-hosts up
 
+# Fails when there are none.
+hosts-exist:
+	@$(SUDO) tests/hosts/fleet-hosts status
+
+# The demo's passwords and certificates go with the hosts that have them.
 hosts-destroy: ## Removes the test hosts with their networks and mounts
-	@if $(SUDO) tests/hosts/fleet-hosts status >/dev/null 2>&1; then $(SUDO) tests/hosts/fleet-hosts down; fi
+	@if $(MAKE) --no-print-directory hosts-exist >/dev/null 2>&1; then $(SUDO) tests/hosts/fleet-hosts down; fi
 	@rm -rf .cache/secrets
 
 .PHONY: build clean
