@@ -1,0 +1,170 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which backups and which WAL are kept. The same plan is shown by a dry run and carried out by a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, shown, utc
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment, along
+
+DAY_SECONDS = 86400.0
+# Clocks of hosts differ by seconds; a backup from further ahead means that one of them is wrong.
+CLOCK_TOLERANCE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Policy(Record):
+    """What to keep. A backup is kept when any rule wants it; rules that are None or 0 want nothing.
+
+    Attributes:
+        daily: the newest backup of each of this many days that have one (UTC).
+        weekly: likewise of ISO weeks.
+        monthly: likewise of months.
+        count: the newest backups.
+        age_days: every backup younger than this.
+        window_days: any moment of the last days can be restored: all WAL from the newest backup before the window on.
+        verified: the newest backups that were verified as good, however old.
+    """
+
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 12
+    count: int = 0
+    age_days: float = 0
+    window_days: float = 7
+    verified: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What retention would do.
+
+    Attributes:
+        keep: backup id -> the reasons why it stays.
+        remove: ids, oldest first.
+        continuous_from: the backup from whose start on all WAL is kept; None when there is no backup.
+    """
+
+    keep: Mapping[str, tuple[str, ...]]
+    remove: tuple[str, ...]
+    continuous_from: Backup | None = None
+
+
+def plan(listed: Iterable[Listed], policy: Policy, now: float) -> Plan:
+    """Decide about one system's backups.
+
+    Args:
+        listed: all of them, in any order.
+        policy: the rules.
+        now: seconds since the epoch.
+
+    Raises:
+        Refused: a backup lies in the future, the newest ones are bad, or the policy would keep nothing.
+    """
+    backups = sorted(listed, key=lambda item: (item.backup.stop_time, item.backup.id), reverse=True)
+    _refuse_wrong_clock(backups, now)
+    _refuse_bad_newest(backups)
+    sound = [item for item in backups if not item.bad]
+    reasons: dict[str, list[str]] = {}
+
+    def keep(items: Iterable[Listed], reason: str) -> None:
+        for item in items:
+            reasons.setdefault(item.backup.id, []).append(reason)
+
+    keep(sound[: max(policy.count, 1)], "newest" if policy.count <= 1 else f"one of the newest {policy.count}")
+    keep(_newest_per(sound, policy.daily, lambda when: f"{when:%Y-%m-%d}"), "daily")
+    keep(_newest_per(sound, policy.weekly, lambda when: f"{when:%G-%V}"), "weekly")
+    keep(_newest_per(sound, policy.monthly, lambda when: f"{when:%Y-%m}"), "monthly")
+    keep((item for item in sound if item.backup.stop_time > now - policy.age_days * DAY_SECONDS), "age")
+    keep([item for item in sound if item.good][: policy.verified], "last verified")
+    keep((item for item in backups if item.pinned is not None), "pinned")
+    proven = next((item.backup.stop_time for item in backups if item.good), None)
+    unproven = (item for item in backups if item.bad and (proven is None or item.backup.stop_time > proven))
+    keep(unproven, "bad, but no newer one is verified")
+    window = _window_base(sound, now - policy.window_days * DAY_SECONDS) if policy.window_days else None
+    if window is not None:
+        edge = window.backup.stop_time
+        keep((item for item in sound if item.backup.stop_time >= edge), "recovery window")
+    continuous = window or (sound[0] if sound else None)
+    return Plan(
+        keep={identifier: tuple(why) for identifier, why in reasons.items()},
+        remove=tuple(item.backup.id for item in reversed(backups) if item.backup.id not in reasons),
+        continuous_from=continuous.backup if continuous else None,
+    )
+
+
+def removable_segments(
+    held: Iterable[Segment],
+    kept: Sequence[Backup],
+    continuous_from: Backup | None,
+    histories: Mapping[int, TimelineHistory],
+) -> tuple[Segment, ...]:
+    """The WAL that nothing which is kept needs, in order.
+
+    Needed is: everything at or after the start of `continuous_from`, on every timeline; and for each older kept
+    backup what
+    makes it consistent, start to stop. Without any backup all WAL is needed: the first backup may be under way.
+
+    Args:
+        held: segments in the archive.
+        kept: backups that stay.
+        continuous_from: as in the plan.
+        histories: of the timelines; one that is missing counts as having no ancestors.
+    """
+    if continuous_from is None:
+        return ()
+    needed: set[Segment] = set()
+    for backup in kept:
+        history = histories.get(backup.timeline, TimelineHistory(backup.timeline))
+        needed.update(along(history, backup.start_lsn, backup.stop_lsn, backup.segment_size))
+    first = int(continuous_from.start_lsn) // continuous_from.segment_size
+    return tuple(sorted(segment for segment in held if segment.number < first and segment not in needed))
+
+
+def needed_packs(kept: Iterable[Backup]) -> set[tuple[str, int]]:
+    """(backup id, number) of every pack that a kept backup reads."""
+    return {(owner, number) for backup in kept for owner, numbers in backup.packs.items() for number in numbers}
+
+
+def _refuse_wrong_clock(newest_first: Sequence[Listed], now: float) -> None:
+    if newest_first and newest_first[0].backup.stop_time > now + CLOCK_TOLERANCE_SECONDS:
+        newest = newest_first[0].backup
+        raise Refused(
+            f"Backup {newest.id} ended at {shown(newest.stop_time)}, but it is {shown(now)} here; nothing is deleted",
+            remedy="Set the clocks (chronyc tracking) of this host and of the database host.",
+        )
+
+
+def _refuse_bad_newest(newest_first: Sequence[Listed]) -> None:
+    if newest_first and newest_first[0].bad:
+        newest = newest_first[0]
+        why = newest.verified.message if newest.verified else ""
+        raise Refused(
+            f"The newest backup {newest.backup.id} failed its verification ({why}); nothing is deleted",
+            remedy="Find the cause, take a new backup with `dbops backup`, and verify it.",
+        )
+
+
+def _newest_per(newest_first: Iterable[Listed], count: int, period: Callable[..., str]) -> list[Listed]:
+    """The newest backup of each of the last `count` periods that have one."""
+    chosen: dict[str, Listed] = {}
+    for item in newest_first:
+        name = period(utc(item.backup.stop_time))
+        if name not in chosen and len(chosen) < count:
+            chosen[name] = item
+    return list(chosen.values())
+
+
+def _window_base(newest_first: Sequence[Listed], edge: float) -> Listed | None:
+    """The newest backup that ended before the window, or the oldest one there is."""
+    for item in newest_first:
+        if item.backup.stop_time <= edge:
+            return item
+    return newest_first[-1] if newest_first else None

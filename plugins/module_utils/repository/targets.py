@@ -1,0 +1,251 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From "where to" to "which backup, along which timelines": decided before a disk is touched."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, shown
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.gaps import missing, reachable_end
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment
+
+KINDS = ("latest", "immediate", "time", "lsn", "xid", "name")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where recovery is to end.
+
+    Attributes:
+        kind: one of KINDS; `immediate` is the end of the backup itself.
+        value: the LSN, transaction id or restore point's name; for a time its ISO form with offset.
+        time: with kind `time`, seconds since the epoch.
+        lsn: with kind `lsn`.
+        timeline: number, or None for the newest timeline (`current` is that of the backup).
+        current: stay on the backup's own timeline.
+        backup: id of the backup to start from; None lets us choose.
+    """
+
+    kind: str = "latest"
+    value: str = ""
+    time: float | None = None
+    lsn: Lsn | None = None
+    timeline: int | None = None
+    current: bool = False
+    backup: str | None = None
+
+
+def parse_target(kind: str, value: str = "", timeline: str = "latest", backup: str | None = None) -> Target:
+    """Read what an operator wrote.
+
+    Args:
+        kind: one of KINDS.
+        value: for `time` an ISO 8601 time with its offset or `Z`, such as `2026-03-01 14:30:00+01:00`.
+        timeline: `latest`, `current` or a number as PostgreSQL prints it (decimal).
+        backup: id.
+
+    Raises:
+        Refused: it cannot be read, or a time lacks its zone.
+    """
+    if kind not in KINDS:
+        raise Refused(f"{kind!r} is no recovery target", remedy=f"Use one of: {', '.join(KINDS)}.")
+    if (kind in ("latest", "immediate")) == bool(value):
+        raise Refused(f"The recovery target {kind} takes {'no' if value else 'a'} value")
+    if timeline not in ("latest", "current") and not timeline.isdecimal():
+        raise Refused(f"{timeline!r} is no timeline", remedy="Use latest, current or a number.")
+    moment, lsn = None, None
+    if kind == "time":
+        moment, value = _moment(value)
+    elif kind == "lsn":
+        try:
+            lsn = Lsn.parse(value)
+        except ValueError:
+            raise Refused(
+                f"{value!r} is no LSN", remedy="Write it as PostgreSQL prints it, such as 1/4F000028."
+            ) from None
+    elif kind == "xid" and not value.isdecimal():
+        raise Refused(f"{value!r} is no transaction id")
+    number = int(timeline) if timeline.isdecimal() else None
+    return Target(kind, value, moment, lsn, number, timeline == "current", backup)
+
+
+def _moment(text: str) -> tuple[float, str]:
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(f"{text!r} is no time", remedy="Write it as 2026-03-01 14:30:00+01:00.") from None
+    if when.tzinfo is None:
+        raise Refused(
+            f"The time {text!r} has no zone, and a wrong guess restores to the wrong hour",
+            remedy=f"Add the offset or Z: {text}+00:00.",
+        )
+    return when.timestamp(), when.isoformat()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What the repository offers beside backups.
+
+    Attributes:
+        held: every segment with the time of its arrival.
+        histories: of all timelines that have a history file.
+    """
+
+    held: Mapping[Segment, float]
+    histories: Mapping[int, TimelineHistory]
+
+    def history(self, timeline: int) -> TimelineHistory | None:
+        """None where the file is missing; timeline 1 has none."""
+        return TimelineHistory.first() if timeline == 1 else self.histories.get(timeline)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a target is reached.
+
+    Attributes:
+        backup: to restore.
+        history: the line of timelines that replay follows.
+        end: the end of the last segment that the archive can give along this line without a gap.
+        last_time: when that segment arrived, seconds since the epoch.
+    """
+
+    backup: Backup
+    history: TimelineHistory
+    end: Lsn
+    last_time: float
+
+
+def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice:
+    """The newest sound backup from which the target can be reached.
+
+    Raises:
+        Refused: it cannot be reached. `details["reachable"]` says per backup what can.
+    """
+    candidates = sorted((item for item in listed), key=lambda item: item.backup.stop_time, reverse=True)
+    if target.backup is not None:
+        candidates = [item for item in candidates if item.backup.id == target.backup]
+        if not candidates:
+            raise Refused(f"There is no backup {target.backup} in the repository", remedy="See `dbops list`.")
+    else:
+        candidates = [item for item in candidates if not item.bad]
+    if not candidates:
+        raise Refused("The repository has no usable backup", remedy="See `dbops list`, also on other repositories.")
+    reasons = []
+    for item in candidates:
+        answer = _reach(item.backup, archive, target)
+        if isinstance(answer, Choice):
+            return answer
+        reasons.append(f"{item.backup.id}: {answer}")
+    offers = [offer for item in candidates if (offer := _offer(item.backup, archive)) is not None]
+    raise Refused(
+        f"The target {target.kind} {target.value}".rstrip() + " cannot be reached: " + "; ".join(reasons[:5]),
+        remedy="What can be reached: " + ("; ".join(offers[:5]) or "nothing") + ".",
+        reachable=offers,
+        reasons=reasons,
+    )
+
+
+def _reach(backup: Backup, archive: Archive, target: Target) -> Choice | str:
+    """How this backup reaches the target, or the reason why it does not."""
+    history = _line(backup, archive, target)
+    if isinstance(history, str):
+        return history
+    size = backup.segment_size
+    lost = missing(archive.held, history, backup.start_lsn, backup.stop_lsn, size)
+    if lost:
+        return f"its own WAL is missing, first {lost[0].name}"
+    end = reachable_end(archive.held, history, backup.start_lsn, size)
+    if end is None:
+        return "its first WAL segment is missing"
+    last = archive.held[_last(archive, history, end, size)]
+    choice = Choice(backup, history, end, last)
+    if target.kind == "time" and target.time is not None:
+        if target.time < backup.stop_time:
+            return f"it ended at {shown(backup.stop_time)}, after the target"
+        if target.time > last:
+            return f"its WAL ends at {end}, archived at {shown(last)}, before the target"
+    if target.kind == "lsn" and target.lsn is not None:
+        if target.lsn < backup.stop_lsn:
+            return f"it is consistent only from {backup.stop_lsn} on, after the target"
+        if target.lsn > end:
+            return f"its WAL ends at {end}, before the target"
+    return choice
+
+
+def _last(archive: Archive, history: TimelineHistory, end: Lsn, size: int) -> Segment:
+    number = int(end) // size - 1
+    return max(
+        segment for segment in archive.held if segment.number == number and segment.timeline in history.timelines
+    )
+
+
+def _line(backup: Backup, archive: Archive, target: Target) -> TimelineHistory | str:
+    if target.current or target.kind == "immediate":
+        wanted = backup.timeline
+    elif target.timeline is not None:
+        wanted = target.timeline
+    else:
+        wanted = _newest_descendant(backup, archive)
+    history = archive.history(wanted)
+    if history is None:
+        if wanted != backup.timeline:
+            return f"the history of timeline {wanted} is not in the archive"
+        history = TimelineHistory(wanted)
+    if not history.contains(backup.timeline, backup.stop_lsn):
+        place = f"timeline {backup.timeline} at {backup.stop_lsn}"
+        return f"it was taken on {place}, which timeline {wanted} did not grow from"
+    return history
+
+
+def _newest_descendant(backup: Backup, archive: Archive) -> int:
+    """The newest timeline that grew from where the backup was taken. One that forked off before has other data."""
+    lines = (archive.history(number) for number in sorted(archive.histories, reverse=True))
+    for history in lines:
+        if history is not None and history.contains(backup.timeline, backup.stop_lsn):
+            return history.timeline
+    return backup.timeline
+
+
+def _offer(backup: Backup, archive: Archive) -> str | None:
+    choice = _reach(backup, archive, Target())
+    if isinstance(choice, str):
+        return None
+    return (
+        f"from {backup.id} any position from {backup.stop_lsn} ({shown(backup.stop_time)}) to {choice.end} "
+        f"(archived {shown(choice.last_time)}) on timeline {choice.history.timeline}"
+    )
+
+
+def replay_limits(settings: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """The settings that a hot standby must not have lower than the primary had while it wrote the WAL that is replayed.
+
+    Args:
+        settings: those recorded with the chosen backup and with every later one.
+
+    Returns:
+        The largest value of each.
+    """
+    limits: dict[str, int] = {}
+    for recorded in settings:
+        for name in REPLAY_LIMITS:
+            if name in recorded:
+                limits[name] = max(limits.get(name, 0), int(recorded[name]))
+    return limits
+
+
+# https://www.postgresql.org/docs/15/hot-standby.html#HOT-STANDBY-ADMIN
+REPLAY_LIMITS = (
+    "max_connections",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "max_wal_senders",
+    "max_worker_processes",
+)
