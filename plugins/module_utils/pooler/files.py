@@ -1,0 +1,199 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the module `pgbouncer_pool` does with PgBouncer's files: read, plan, try, write, reload, and look again."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.files import apply
+from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.facts import PoolerFacts
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.ini import Ini
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import POLL_SECONDS, Poolers
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.plan import (
+    Difference,
+    Wanted,
+    changed_files,
+    diff,
+    difference,
+    removed_settings,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.read import read_facts
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.trial import try_files
+
+# Debian's: the user that its unit starts PgBouncer as, and where it puts the socket.
+DEFAULT_OWNER = "postgres"
+DEFAULT_SOCKET_DIRECTORY = "/var/run/postgresql"
+DEFAULT_MODE = 0o640
+
+
+def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
+    """Bring the files to what is wanted, and the running processes to the files.
+
+    A process that does not run is left alone: it reads the files when it is started.
+
+    Raises:
+        Refused: before anything was changed; PgBouncer would not take the new files.
+        OperationFailed: a process did not take over what is in the files.
+    """
+    wanted = Wanted.from_params(params)
+    found = {path: Path(path).read_text() for path in wanted.paths if Path(path).is_file()}
+    changed = changed_files(wanted, found)
+    removed = removed_settings(wanted, found)
+    running = running_endpoints(params, found | changed)
+    before = _differences(wanted, running, removed)
+    pending = [sentence for one in before.values() for sentence in one.pending]
+    result: dict[str, Any] = {
+        "changed_files": sorted(changed),
+        "running": bool(running),
+        "restart_required": sorted({name for one in before.values() for name in one.restart}),
+    }
+    if changed and not check_mode:
+        owner = _owner(wanted.config_file)
+        try_files(wanted.config_file, changed, owner)
+        _write(changed, owner)
+    if running and (changed or pending) and not check_mode:
+        after = _reload(wanted, running, removed, params["timeout_seconds"])
+        result["restart_required"] = sorted({name for one in after.values() for name in one.restart})
+    return Outcome(
+        changed=bool(changed or pending),
+        result=result,
+        warnings=tuple(
+            f"{name} is written, but takes a restart of PgBouncer, which disconnects clients."
+            for name in result["restart_required"]
+        ),
+        diff=diff(wanted, found, changed) or _pending_diff(before),
+    )
+
+
+def running_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> list[Endpoint]:
+    """The processes to talk to: the endpoints that were given, or the one that the main file describes.
+
+    Those on this host whose socket is not there do not run and are left out.
+    """
+    endpoints = endpoints_of(params)
+    if not endpoints:
+        endpoints = [local_endpoint(texts.get(params["config_file"], ""), params["config_file"])]
+    return [endpoint for endpoint in endpoints if not endpoint.is_local or Path(endpoint.socket_path).exists()]
+
+
+def local_endpoint(text: str, path: str) -> Endpoint:
+    """The process that the main file describes, by its unix socket."""
+    settings = Ini.parse(text, path).entries("pgbouncer")
+    directory = settings.get("unix_socket_dir", DEFAULT_SOCKET_DIRECTORY)
+    return Endpoint(socket.gethostname(), directory, int(settings.get("listen_port", 6432)))
+
+
+def endpoints_of(params: Mapping[str, Any]) -> list[Endpoint]:
+    """The endpoints of a module's parameters."""
+    return [
+        Endpoint(
+            name=one["name"] or one["host"],
+            **{key: one[key] for key in ("host", "port", "user", "password", "passfile", "sslmode", "sslrootcert")},
+        )
+        for one in params["endpoints"]
+    ]
+
+
+def _differences(
+    wanted: Wanted, endpoints: Sequence[Endpoint], removed: frozenset[str], timeout_seconds: float = 5.0
+) -> dict[str, Difference]:
+    facts = read_facts(endpoints, timeout_seconds, traffic=False) if endpoints else ()
+    for one in facts:
+        if one.error is not None:
+            raise OperationFailed(
+                one.error, host=one.endpoint, remedy="Repair or stop that process; nothing was changed."
+            )
+    return {one.endpoint: difference(wanted, one, removed, _own_settings(one, wanted.config_file)) for one in facts}
+
+
+def _own_settings(facts: PoolerFacts, config_file: str) -> dict[str, str]:
+    """What a process sets over the common file in a file of its own, as the units pgbouncer@N do."""
+    path = facts.setting("conffile")
+    if not path or os.path.realpath(path) == os.path.realpath(config_file):
+        return {}
+    with contextlib.suppress(OSError, FleetError):
+        return Ini.parse(Path(path).read_text(), path).entries("pgbouncer")
+    return {}
+
+
+def _reload(
+    wanted: Wanted, endpoints: Sequence[Endpoint], removed: frozenset[str], timeout_seconds: float
+) -> dict[str, Difference]:
+    """RELOAD everywhere and wait until every process goes by the files."""
+    with Poolers.open(endpoints, [], timeout_seconds) as poolers:
+        errors = {name: error for name, error in poolers.reload(timeout_seconds).items() if error}
+        if errors:
+            raise OperationFailed(f"RELOAD failed: {errors}", remedy="Look at PgBouncer's log; the files are written.")
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            after = {
+                one.endpoint: difference(wanted, one, removed, _own_settings(one, wanted.config_file))
+                for one in poolers.facts(timeout_seconds)
+                if one.error is None
+            }
+            pending = [f"{name}: {sentence}" for name, one in after.items() for sentence in one.pending]
+            if not pending and len(after) == len(endpoints):
+                return after
+            if time.monotonic() >= deadline:
+                raise OperationFailed(
+                    f"PgBouncer has not taken over its files after RELOAD: {'; '.join(pending) or 'no answer'}",
+                    remedy="Its log says why. It goes on with the old configuration.",
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _owner(config_file: str) -> tuple[int, int]:
+    """Who PgBouncer runs as: the owner of its configuration, or Debian's user for it."""
+    with contextlib.suppress(OSError):
+        status = os.stat(config_file)
+        if status.st_uid != 0:
+            return status.st_uid, status.st_gid
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwnam(DEFAULT_OWNER)
+        return user.pw_uid, user.pw_gid
+    raise OperationFailed(
+        f"There is no user {DEFAULT_OWNER} to own {config_file}", remedy="Install PgBouncer first, or make the file."
+    )
+
+
+def _write(changed: Mapping[str, str], owner: tuple[int, int]) -> None:
+    """All files or none, each with the owner and mode that it had."""
+    files = []
+    for path, text in changed.items():
+        current = apply.observe(path)
+        files.append(
+            {
+                "path": path,
+                "content": text,
+                "owner": current.owner or pwd.getpwuid(owner[0]).pw_name,
+                "group": current.group or grp.getgrgid(owner[1]).gr_name,
+                "mode": f"{current.mode if current.kind == 'file' else DEFAULT_MODE:04o}",
+            }
+        )
+    apply.manage({"files": files}, check_mode=False)
+
+
+def _pending_diff(before: Mapping[str, Difference]) -> list[dict[str, str]]:
+    return [
+        {
+            "before_header": f"PgBouncer at {name}",
+            "after_header": f"PgBouncer at {name}",
+            "before": "".join(f"{sentence}\n" for sentence in one.pending),
+            "after": "",
+        }
+        for name, one in before.items()
+        if one.pending
+    ]
