@@ -284,7 +284,7 @@ _STATE_PROBLEMS = {
     "absent": ("has no data yet", "Run setup.yml, which clones it.", "warning"),
     "foreign": (
         "holds data that are not of this cluster",
-        "Move them away or take the host out of the group.",
+        "Move them away, or the host out of the group.",
         "error",
     ),
 }
@@ -359,7 +359,14 @@ def _about_timelines(member: MemberFacts, primary: MemberFacts) -> Iterator[Prob
     if member.timeline is None or primary.timeline is None or member.is_primary:
         return
     reached = member.position or (member.control.checkpoint_lsn if member.control else None)
-    if member.timeline == primary.timeline:
+    # Two promotions from the same timeline give equal numbers; where each began tells them apart.
+    other_branch = (
+        member.timeline == primary.timeline
+        and member.history is not None
+        and primary.history is not None
+        and member.history != primary.history
+    )
+    if member.timeline == primary.timeline and not other_branch:
         return
     if member.timeline > primary.timeline:
         yield Problem(
@@ -369,12 +376,14 @@ def _about_timelines(member: MemberFacts, primary: MemberFacts) -> Iterator[Prob
             f"is on timeline {member.timeline}, the primary {primary.name} only on {primary.timeline}",
             "Another server was promoted after this primary: find it before anything else is changed.",
         )
-    elif primary.history is not None and reached is not None and not primary.history.contains(member.timeline, reached):
+    elif other_branch or (
+        primary.history is not None and reached is not None and not primary.history.contains(member.timeline, reached)
+    ):
         yield Problem(
             "timeline_diverged",
             member.name,
             "error",
-            f"has write-ahead log of timeline {member.timeline} up to {reached} that {primary.name} does not have",
+            f"has write-ahead log of timeline {member.timeline} up to {reached or '?'} that {primary.name} does not have",
             "Rejoin it: pg_rewind or a new clone. What only it has will be lost and can be dumped before.",
         )
     else:
@@ -420,10 +429,12 @@ def _about_loops(views: Sequence[MemberView]) -> Iterator[Problem]:
 def byte_text(count: int | None) -> str:
     """A number of bytes for people: "3.2 GB"."""
     size = float(count or 0)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1024:
-            break
+    if size < 1024:
+        return f"{size:.0f} bytes"
+    units = ["TB", "GB", "MB", "kB"]
+    unit = units.pop()
+    size /= 1024
+    while size >= 1024 and units:
+        unit = units.pop()
         size /= 1024
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    return f"{size:.1f} {unit}"

@@ -136,10 +136,10 @@ def read_session(connection: psycopg.Connection[Any], known: MemberFacts, *, tim
     driver = session.require_psycopg()
     try:
         with session.deadline(connection, timeout):
-            row = connection.execute(facts_query(connection.info.server_version // 10000)).fetchone()
-            assert row is not None
-            facts = facts_from_answer(known, row[0], now=time.time())
-            return replace(facts, history=_history(connection, facts, row[0]["may_read_files"]))
+            (row,) = connection.execute(facts_query(connection.info.server_version // 10000)).fetchall()
+            answer = row[0]
+            facts = facts_from_answer(known, answer, now=time.time())
+            return replace(facts, history=_history(connection, facts, answer["may_read_files"]))
     except driver.Error as error:
         text = " ".join(str(error).split())
         return replace(known, state="unreachable", error=f"the session broke while reading facts: {text}")
