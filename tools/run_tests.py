@@ -83,23 +83,26 @@ def expand(names: list[str]) -> list[tuple[str, list[str]]]:
 
 def execute(command: list[str]) -> int:
     """Runs a command, its output going where ours goes. Returns its exit code, or 124 when it took too long."""
-    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, start_new_session=True) as process:
-        try:
-            return process.wait(timeout=LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            print(f"Ended after {LIMIT_SECONDS} seconds: {' '.join(command)}")
-            return 124
-        finally:
+    try:
+        process = subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
+        print(f"{command[0]} cannot be run: {error}")
+        return 127
+    try:
+        return process.wait(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"Ended after {LIMIT_SECONDS} seconds: {' '.join(command)}")
+        return 124
+    finally:
+        if process.poll() is None:
             stop(process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends what still runs of a command and its children; tests get time to clean up before they are killed."""
+    """Ends a command and its children; tests get time to clean up before all that is left is killed."""
     for number, patience_seconds in ((signal.SIGINT, 60), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
             process.wait(timeout=patience_seconds)
 
 
@@ -125,6 +128,7 @@ def count(report: Path, exit_code: int) -> tuple[int, int, int]:
 def run(part: str, command: list[str]) -> Result:
     print(f"\n=== {part}: {' '.join(command)}", flush=True)
     report = RESULTS / f"{part}.xml"
+    report.unlink(missing_ok=True)
     is_pytest = command[0] == "pytest"
     started = time.monotonic()
     exit_code = execute([*command, f"--junitxml={report}"] if is_pytest else command)
@@ -147,8 +151,7 @@ def main() -> int:
     chosen = expand(sys.argv[1:] or list(PARTS))
     signal.signal(signal.SIGTERM, interrupt)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for old in RESULTS.iterdir():
-        old.unlink()
+    (RESULTS / "summary").unlink(missing_ok=True)
     results = [run(part, command) for part, command in chosen]
     failed = sum(r.failed for r in results)
     summary = f"{sum(r.passed for r in results)} passed, {failed} failed"
