@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         ("freeze", _freeze, "stop all processes of the host where they are"),
         ("thaw", _thaw, "let a frozen host go on"),
         ("free-disk", _free_disk, "undo fill-disk"),
+        ("address", _address, "print the IPv4 address of the host, whether it exists or not"),
         ("console", _console, "a root shell in the host that needs no network"),
     ):
         command(name, action, summary).add_argument("host", metavar="HOST")
@@ -221,6 +222,10 @@ def _fill_disk(arguments: argparse.Namespace) -> None:
 
 def _free_disk(arguments: argparse.Namespace) -> None:
     _existing(arguments, "on")[1].free_disk()
+
+
+def _address(arguments: argparse.Namespace) -> None:
+    print(_fleet(register=True).host(arguments.host).address)
 
 
 def _console(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class Keys:
 
     def ensure(self, catalogue: Catalogue, addresses: Addresses) -> None:
         """Generate what is missing, for every host of the catalogue: known_hosts is complete before a host exists."""
+        owner = _owner_of_nearest(self.state)
         self.host_key("").mkdir(mode=0o700, parents=True, exist_ok=True)
         _generate(self.private_key_file, "fleet-hosts")
         for name in catalogue.hosts:
@@ -53,6 +55,17 @@ class Keys:
         ]
         if not self.known_hosts_file.exists() or self.known_hosts_file.read_text() != "".join(lines):
             self.known_hosts_file.write_text("".join(lines))
+        # The tool may run under sudo; Ansible runs as the owner of the checkout and must be able to read the key.
+        for path in (self.state, *self.state.rglob("*")):
+            os.chown(path, *owner)
+
+
+def _owner_of_nearest(path: Path) -> tuple[int, int]:
+    """User and group ID of the nearest directory upwards that exists."""
+    while not path.exists():
+        path = path.parent
+    status = path.stat()
+    return status.st_uid, status.st_gid
 
 
 def _generate(path: Path, comment: str) -> None:

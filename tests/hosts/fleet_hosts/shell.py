@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,8 @@ from pathlib import Path
 from fleet_hosts.catalogue import HostsError
 
 _STARTED = time.monotonic()
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 def say(text: str) -> None:
@@ -28,7 +32,9 @@ def say(text: str) -> None:
 def run(command: Sequence[str], *, text_in: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, output captured; raises HostsError with what it said on stderr."""
     try:
-        done = subprocess.run(command, input=text_in, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, input=text_in, capture_output=True, text=True, check=False, preexec_fn=_die_with_parent
+        )
     except FileNotFoundError as problem:
         raise HostsError(f"{command[0]} is missing: {problem}") from problem
     if check and done.returncode != 0:
@@ -36,6 +42,11 @@ def run(command: Sequence[str], *, text_in: str | None = None, check: bool = Tru
             f"{' '.join(command)} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-2000:]}"
         )
     return done
+
+
+def _die_with_parent() -> None:
+    """In a child: end with the tool. An orphan that went on working would be in the way of the next run."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager
