@@ -383,7 +383,7 @@ def _about_timelines(member: MemberFacts, primary: MemberFacts) -> Iterator[Prob
             "timeline_diverged",
             member.name,
             "error",
-            f"has write-ahead log of timeline {member.timeline} up to {reached or '?'} that {primary.name} does not have",
+            f"has write-ahead log of timeline {member.timeline} (to {reached or '?'}) that {primary.name} has not",
             "Rejoin it: pg_rewind or a new clone. What only it has will be lost and can be dumped before.",
         )
     else:
