@@ -22,13 +22,17 @@ from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import 
 DEFAULT_PRIORITY = 100
 DEFAULT_MAXIMUM_LOSS_BYTES = 1 << 20
 
+_FIRST = TimelineHistory.first()
+_NOWHERE = Lsn(0)
+
 
 @dataclass(frozen=True)
 class Standing(Record):
     """What one replica brings to the election.
 
     Attributes:
-        asked: it answered, and everything below was read. False: it may hold more than anybody knows.
+        asked: it answered, and everything below was read. False: it may hold more than anybody knows, and what is below
+            means nothing.
         error: why it was not asked.
         end: the end of the write-ahead log that it holds and can replay, on disk included.
         serves_end: the end that it would send to another standby. Less than `end` after a restart without upstream:
@@ -40,10 +44,10 @@ class Standing(Record):
     name: str
     asked: bool = True
     error: str | None = None
-    timeline: int | None = None
-    history: TimelineHistory | None = None
-    end: Lsn | None = None
-    serves_end: Lsn | None = None
+    timeline: int = 0
+    history: TimelineHistory = _FIRST
+    end: Lsn = _NOWHERE
+    serves_end: Lsn = _NOWHERE
     priority: int = DEFAULT_PRIORITY
     paused: bool = False
     delay_seconds: float = 0.0
@@ -65,14 +69,13 @@ class Standing(Record):
         if facts.receiver is not None:
             known += [facts.receiver.flushed_lsn, facts.receiver.written_lsn]
         serves = max((lsn for lsn in known if lsn is not None), default=None)
-        end = max((lsn for lsn in (serves, on_disk_end) if lsn is not None), default=None)
-        if end is None or facts.timeline is None or facts.history is None:
+        if serves is None or facts.timeline is None or facts.history is None:
             return cls(facts.name, asked=False, error="its position or timeline could not be read", priority=priority)
         return cls(
             facts.name,
             timeline=facts.timeline,
             history=facts.history,
-            end=end,
+            end=max(serves, on_disk_end or serves),
             serves_end=serves,
             priority=priority,
             paused=bool(facts.replay_paused),
@@ -184,15 +187,14 @@ def elect(
     chosen = _choose(on_line, diverged, standings, policy, cluster)
     most = max(on_line, key=_rank)
     source = _source_to_catch_up(chosen, on_line, cluster)
-    end = most.end if most.end is not None and source else chosen.end
-    assert end is not None
+    end = most.end if source else chosen.end
     complete, quorum = _completeness(rule, standings, on_line)
     loss = _loss(complete, rule, end, last_known, on_primary_disk)
     consented = _consent(complete, quorum, rule, loss, policy, cluster)
     return Election(
         chosen.name,
         end,
-        head.timeline or 0,
+        head.timeline,
         source.name if source else None,
         _ranking(standings, on_line, chosen),
         diverged,
@@ -204,7 +206,7 @@ def elect(
 
 def _rank(standing: Standing) -> tuple[int, int, int]:
     """Position decides; priority only among equals. Names break the remaining ties by order of the inventory."""
-    return (standing.timeline or 0, standing.end or Lsn(0), standing.priority)
+    return (standing.timeline, standing.end, standing.priority)
 
 
 def _head_of_line(asked: tuple[Standing, ...], wanted: str | None, cluster: str) -> Standing:
@@ -230,10 +232,6 @@ def _head_of_line(asked: tuple[Standing, ...], wanted: str | None, cluster: str)
 
 def _is_on_line(standing: Standing, head: Standing) -> bool:
     """Whether all that it has is part of the head's line. The number of a timeline alone does not tell."""
-    assert head.history is not None
-    assert standing.history is not None
-    assert standing.timeline is not None
-    assert standing.end is not None
     return standing.history.is_ancestor_of(head.history) and head.history.contains(standing.timeline, standing.end)
 
 
@@ -281,12 +279,10 @@ def _source_to_catch_up(chosen: Standing, on_line: tuple[Standing, ...], cluster
     same number for a line of its own.
     """
     most = max(on_line, key=_rank)
-    assert chosen.end is not None
-    assert most.end is not None
     if most.timeline == chosen.timeline and most.end <= chosen.end:
         return None
     for source in sorted(on_line, key=_rank, reverse=True):
-        if source.timeline == most.timeline and source.serves_end is not None and source.serves_end >= most.end:
+        if source.timeline == most.timeline and source.serves_end >= most.end:
             return source
     raise Refused(
         f"{most.name} holds {most.end - chosen.end} bytes more than {chosen.name}, on its disk only: "
@@ -369,10 +365,8 @@ def _ranking(
     standings: tuple[Standing, ...], on_line: tuple[Standing, ...], chosen: Standing
 ) -> tuple[tuple[str, str], ...]:
     best = max(on_line, key=_rank).end
-    assert best is not None
     lines = []
     for standing in sorted(on_line, key=_rank, reverse=True):
-        assert standing.end is not None
         behind = best - standing.end
         where = f"timeline {standing.timeline} to {standing.end}, " + (
             f"{behind} bytes behind" if behind else "most advanced"

@@ -15,7 +15,7 @@ CONFIRMED, UNCONFIRMED, NOT_APPLICABLE = "confirmed", "unconfirmed", "not_applic
 STATUSES = (CONFIRMED, UNCONFIRMED, NOT_APPLICABLE)
 
 # In the order in which they are tried; the first confirmed one ends the ladder.
-DRIVERS = ("ssh", "command", "ec2", "pooler_cut", "quorum")
+DRIVERS = ("ssh", "command", "ec2", "operator", "pooler_cut", "quorum")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Rung(Record):
     Attributes:
         driver: one of DRIVERS.
         status: "confirmed": a state that was read back says that the old primary cannot take writes (for "quorum":
-            cannot acknowledge them). "unconfirmed": tried, and not proven. "not_applicable": not set up here.
+            cannot acknowledge them); for "operator" a person says so. "unconfirmed": tried, and not proven.
+            "not_applicable": not set up here.
         evidence: what was read back, as sentences.
         remains: what this kind of fence does not exclude.
     """
@@ -69,7 +70,14 @@ class Fence(Record):
         return self.status == CONFIRMED
 
 
-_LEVELS = {"ssh": "host", "command": "host", "ec2": "host", "pooler_cut": "clients", "quorum": "quorum"}
+_LEVELS = {
+    "ssh": "host",
+    "command": "host",
+    "ec2": "host",
+    "operator": "host",
+    "pooler_cut": "clients",
+    "quorum": "quorum",
+}
 
 
 def judge_ladder(primary: str, address: str, rungs: Iterable[Rung], *, cluster: str) -> Fence:

@@ -143,8 +143,6 @@ def plan_rejoin(
         return RejoinPlan("nothing", f"{target.name} streams from {source.name}")
 
     end = _end_of(target, directory)
-    assert source.history is not None
-    assert target.timeline is not None
     if end is not None and _is_on_line(target, source, end):
         if target.is_standby:
             return RejoinPlan(
@@ -281,11 +279,9 @@ def _follows(target: MemberFacts, source: MemberFacts) -> bool:
 
 def _is_on_line(target: MemberFacts, source: MemberFacts, end: Lsn) -> bool:
     """Whether all of it is on the primary's line. Two independent promotions give two timelines of one number."""
-    assert source.history is not None
-    assert target.timeline is not None
-    if target.history is None or not target.history.is_ancestor_of(source.history):
+    if target.history is None or source.history is None or target.timeline is None:
         return False
-    return source.history.contains(target.timeline, end)
+    return target.history.is_ancestor_of(source.history) and source.history.contains(target.timeline, end)
 
 
 def _end_of(target: MemberFacts, directory: Directory) -> Lsn | None:
@@ -309,9 +305,8 @@ def _plan_diverged(
     end: Lsn | None,
     clone_refused: str | None,
 ) -> RejoinPlan:
-    assert source.history is not None
     fork_timeline, fork = None, None
-    shared = source.history.fork_from(target.history) if target.history else None
+    shared = source.history.fork_from(target.history) if target.history and source.history else None
     if shared:
         fork_timeline, fork = shared
     lost = end - fork if end is not None and fork is not None else None

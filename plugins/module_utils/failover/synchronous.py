@@ -69,6 +69,13 @@ class SyncRule(Record):
         """Whether a standby that nobody listed may confirm."""
         return "*" in self.names
 
+    def without(self, member: str | None) -> SyncRule:
+        """The rule as it works while this member is the primary: nobody confirms its own commits.
+
+        The fleet lists every member, so that the setting need not change when roles do.
+        """
+        return SyncRule(self.method, self.required, tuple(n for n in self.names if n.lower() != (member or "").lower()))
+
     def listed(self, members: Iterable[str]) -> tuple[str, ...]:
         """The members whose confirmation may count. Application names are compared without case, as PostgreSQL does."""
         if self.names_everyone:

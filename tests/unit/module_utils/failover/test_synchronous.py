@@ -71,3 +71,10 @@ def test_knows_when_commits_would_hang() -> None:
     rule = SyncRule("ANY", 2, ("n1", "n2", "n3"))
     assert rule.can_be_met(["n1", "n3"])
     assert not rule.can_be_met(["n1", "other"])
+
+
+def test_the_primary_itself_is_not_counted_where_all_members_are_listed() -> None:
+    rule = SyncRule("ANY", 1, ("n1", "n2", "n3")).without("N1")
+    assert rule == SyncRule("ANY", 1, ("n2", "n3"))
+    assert rule.proves_complete(["n2", "n3"])
+    assert not rule.proves_complete(["n2"])

@@ -1,0 +1,88 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the worker of an unplanned failover is asked to do. It goes into the journal's first line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import DEFAULT_PRIORITY, Policy
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import Rung
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
+
+
+@dataclass(frozen=True)
+class Member(Record):
+    """A member of the cluster.
+
+    Attributes:
+        name: inventory name and application_name.
+        slot: its replication slot at its primary; None without slots.
+        priority: see `election.Standing`.
+        on_disk_end: end of the write-ahead log on its disk, where somebody looked.
+        conninfo: how to reach it, without password; None takes the fleet's account and certificates.
+    """
+
+    name: str
+    address: str
+    port: int = 5432
+    slot: str | None = None
+    priority: int = DEFAULT_PRIORITY
+    on_disk_end: Lsn | None = None
+    conninfo: str | None = None
+
+
+@dataclass(frozen=True)
+class Budgets(Record):
+    """How long each part may take, in seconds.
+
+    Attributes:
+        freeze: until every walreceiver is gone.
+        catch_up: until the candidate has what another replica holds.
+        promote: until the candidate is out of recovery. It has to replay all that it received first.
+        attach: until enough synchronous standbys stream from the new primary, before clients are let in.
+    """
+
+    freeze: float = 3.0
+    catch_up: float = 60.0
+    promote: float = 300.0
+    attach: float = 5.0
+
+
+@dataclass(frozen=True)
+class FailoverRequest(Record):
+    """One unplanned failover.
+
+    Attributes:
+        operation: its id, also the journal's name.
+        old: the lost primary.
+        replicas: all others, also those that do not answer.
+        rungs: what the drivers of the fence found before.
+        without_fence: the operator named the cluster in `fleet_failover_without_fence`.
+        synchronous: last known synchronous_standby_names, without the old primary; None where not known.
+        synchronous_commit: last known.
+        last_known: furthest end of the old primary's write-ahead log that it told anybody.
+        on_primary_disk: end of the write-ahead log on its disk, where its host could be reached.
+        replication_conninfo: for replicas whose primary_conninfo is not known any more, without host, port and
+            application_name; None takes the fleet's account and certificates.
+    """
+
+    operation: str
+    cluster: str
+    old: Member
+    replicas: tuple[Member, ...]
+    rungs: tuple[Rung, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+    without_fence: bool = False
+    synchronous: str | None = None
+    synchronous_commit: str | None = None
+    last_known: Lsn | None = None
+    on_primary_disk: Lsn | None = None
+    replication_conninfo: str | None = None
+    budgets: Budgets = Budgets()
+
+    def replica(self, name: str) -> Member:
+        """The replica of this name."""
+        return next(member for member in self.replicas if member.name == name)
