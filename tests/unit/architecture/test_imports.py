@@ -23,12 +23,39 @@ UTILS = f"{NAMESPACE}.plugins.module_utils"
 # without anything.
 ACTING_FILES: dict[str, tuple[str, ...]] = {
     ".": ("adapter",),
-    "clone": ("observe", "run", "source", "worker"),
-    "failover": ("journal", "switchover_engine"),
+    "clone": (
+        "observe",
+        "run",
+        "source",
+        "worker",
+    ),
+    "failover": (
+        "journal",
+        "switchover_engine",
+        "switchover_local",
+        "switchover_pooler",
+        "switchover_remote",
+        "unplanned_engine",
+    ),
     "files": ("apply",),
-    "pooler": ("console", "deadman", "guard", "operations", "read", "trial"),
-    "postgres": ("instance", "session"),
+    "pooler": (
+        "commands",
+        "console",
+        "deadman",
+        "files",
+        "guard",
+        "operations",
+        "read",
+        "trial",
+    ),
+    "postgres": (
+        "instance",
+        "session",
+    ),
     "repository": (
+        "backup/packs",
+        "backup/stream",
+        "backup/take",
         "cli",
         "cli_wal",
         "cluster",
@@ -38,6 +65,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "repository",
         "seal",
         "server",
+        "shelf",
         "store/directory",
         "store/probe",
         "store/s3",
@@ -48,7 +76,10 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "wal/push",
         "wal/status",
     ),
-    "topology": ("read",),
+    "topology": (
+        "host",
+        "read",
+    ),
 }
 
 # What each room may import from. errors.py and outcome.py are everybody's; adapter.py is for modules alone.
@@ -210,6 +241,14 @@ def test_a_module_only_wires(path: Path) -> None:
     wrong = [name for name in imports(path) if not name.startswith(allowed)]
     assert not wrong, f"{relative(path)} imports {wrong}: a module has documentation, argument spec and wiring"
     assert MODULE_UTILS / "adapter.py" in imported_utils(path), f"{relative(path)} does not go through adapter.run"
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "plugins" / "filter").glob("*.py")), ids=relative)
+def test_a_filter_only_wires_what_decides(path: Path) -> None:
+    allowed = ("__future__", "typing", "collections.abc", "ansible.errors", UTILS)
+    wrong = [name for name in imports(path) if not name.startswith(allowed)]
+    assert not wrong, f"{relative(path)} imports {wrong}"
+    assert not [relative(other) for other in imported_utils(path) if acts(other)]
 
 
 def test_module_utils_have_no_init_files() -> None:
