@@ -282,6 +282,11 @@ running:
   returned: O(state=present) or O(state=absent)
   type: bool
   sample: true
+clients_connected:
+  description: How many clients were connected when the module began, whom a restart would disconnect.
+  returned: O(state=present) or O(state=absent)
+  type: int
+  sample: 42
 databases:
   description: The databases that were acted on.
   returned: O(state=paused), O(state=resumed) or O(state=killed)

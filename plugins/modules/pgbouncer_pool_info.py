@@ -12,7 +12,7 @@ short_description: Read what PgBouncer processes are doing
 version_added: 0.1.0
 description:
   - Reads version, databases, pools, settings, clients, servers and statistics from the admin console of each process.
-  - A process that does not answer is reported in RV(unreachable) and does not fail the module.
+  - A process that does not answer is reported in RV(unreachable_endpoints) and does not fail the module.
 author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
@@ -88,8 +88,16 @@ EXAMPLES = r"""
 - name: Read two processes on another host
   dbops.fleet.pgbouncer_pool_info:
     endpoints:
-      - {name: pool1, host: 10.1.0.21, user: fleet_monitor, passfile: /root/.pgpass, sslrootcert: /root/ca.crt}
-      - {name: pool2, host: 10.1.0.22, user: fleet_monitor, passfile: /root/.pgpass, sslrootcert: /root/ca.crt}
+      - name: pool1
+        host: 10.1.0.21
+        user: fleet_monitor
+        passfile: /etc/dbops-fleet/pgpass
+        sslrootcert: /etc/dbops-fleet/ca.crt
+      - name: pool2
+        host: 10.1.0.22
+        user: fleet_monitor
+        passfile: /etc/dbops-fleet/pgpass
+        sslrootcert: /etc/dbops-fleet/ca.crt
 """
 
 RETURN = r"""
@@ -139,7 +147,7 @@ endpoints:
       globally_paused: false
       databases: {orders: {host: 10.1.0.11, port: 5432, dbname: orders, paused: false}}
       clients: {orders: {active: 12, waiting: 0}}
-unreachable:
+unreachable_endpoints:
   description: Names of the processes that did not answer.
   returned: success
   type: list

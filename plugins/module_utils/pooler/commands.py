@@ -64,7 +64,7 @@ def gather(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         changed=False,
         result={
             "endpoints": {one.endpoint: one.to_dict() for one in facts},
-            "unreachable": [one.endpoint for one in facts if one.error is not None],
+            "unreachable_endpoints": [one.endpoint for one in facts if one.error is not None],
             "deadmen": list(deadman.armed()),
         },
     )

@@ -179,6 +179,11 @@ class PoolerFacts:
         """The entry of this name, if the process knows one."""
         return next((database for database in self.databases if database.name == name), None)
 
+    @property
+    def clients_connected(self) -> int:
+        """Clients other than logins at the console."""
+        return sum(pool.cl_active + pool.cl_waiting for pool in self.pools if pool.database != ADMIN_DATABASE)
+
     def setting(self, name: str) -> str:
         """The value in force, empty if the version has no such setting."""
         return self.settings[name].value if name in self.settings else ""

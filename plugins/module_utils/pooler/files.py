@@ -53,11 +53,13 @@ def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     changed = changed_files(wanted, found)
     removed = removed_settings(wanted, found)
     running = running_endpoints(params, found | changed)
-    before = _differences(wanted, running, removed)
+    facts = _read_running(running, params["timeout_seconds"])
+    before = _differences(wanted, facts, removed)
     pending = [sentence for one in before.values() for sentence in one.pending]
     result: dict[str, Any] = {
         "changed_files": sorted(changed),
         "running": bool(running),
+        "clients_connected": sum(one.clients_connected for one in facts),
         "restart_required": sorted({name for one in before.values() for name in one.restart}),
     }
     if changed and not check_mode:
@@ -107,15 +109,16 @@ def endpoints_of(params: Mapping[str, Any]) -> list[Endpoint]:
     ]
 
 
-def _differences(
-    wanted: Wanted, endpoints: Sequence[Endpoint], removed: frozenset[str], timeout_seconds: float = 5.0
-) -> dict[str, Difference]:
+def _read_running(endpoints: Sequence[Endpoint], timeout_seconds: float) -> tuple[PoolerFacts, ...]:
     facts = read_facts(endpoints, timeout_seconds, traffic=False) if endpoints else ()
     for one in facts:
         if one.error is not None:
-            raise OperationFailed(
-                one.error, host=one.endpoint, remedy="Repair or stop that process; nothing was changed."
-            )
+            remedy = "Repair or stop that process; nothing was changed."
+            raise OperationFailed(one.error, host=one.endpoint, remedy=remedy)
+    return facts
+
+
+def _differences(wanted: Wanted, facts: Sequence[PoolerFacts], removed: frozenset[str]) -> dict[str, Difference]:
     return {one.endpoint: difference(wanted, one, removed, _own_settings(one, wanted.config_file)) for one in facts}
 
 
@@ -139,11 +142,8 @@ def _reload(
             raise OperationFailed(f"RELOAD failed: {errors}", remedy="Look at PgBouncer's log; the files are written.")
         deadline = time.monotonic() + timeout_seconds
         while True:
-            after = {
-                one.endpoint: difference(wanted, one, removed, _own_settings(one, wanted.config_file))
-                for one in poolers.facts(timeout_seconds)
-                if one.error is None
-            }
+            answering = [one for one in poolers.facts(timeout_seconds) if one.error is None]
+            after = _differences(wanted, answering, removed)
             pending = [f"{name}: {sentence}" for name, one in after.items() for sentence in one.pending]
             if not pending and len(after) == len(endpoints):
                 return after
