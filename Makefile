@@ -47,8 +47,8 @@ test: $(READY) ## All of the above and the quick faults: a few minutes per part
 test-sanity: $(READY) ## ansible-test sanity with every supported ansible-core
 	@tools/sanity --all
 
-test-faults: hosts ## Every fault, the slow ones too
-	@$(BIN)/pytest tests/faults
+test-faults: hosts ## Every fault, the slow ones too, and the test hosts themselves
+	@$(BIN)/pytest tests/hosts tests/faults
 
 bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH=tests/benchmarks/NAME
 	@set -e; for benchmark in $(or $(BENCH),$(wildcard tests/benchmarks/bench_*.py)); do \

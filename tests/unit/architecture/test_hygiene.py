@@ -20,7 +20,7 @@ HEADER = """\
 """
 
 FORBIDDEN = {
-    "a path of one machine": re.compile(r"(?<![\w.}$])/(?:work|root|home/\w+)/"),
+    "a path of one machine": re.compile(rf"(?<![\w.}}$])/(?:work/|root/\.|home/\w+/)|{re.escape(str(CHECKOUT))}"),
     "the host of a package or container registry": re.compile(
         r"(?:deb|ftp|security|archive)\.debian\.org|\bpypi\.org|pythonhosted\.org|\b(?:docker|quay|ghcr)\.io\b|galaxy\.ansible\.com"
     ),
