@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def _cut_elements(addresses: Addresses) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _link_exists(name: str) -> bool:
-    return Path(f"/sys/class/net/{name}").exists()
+    return name in (link for _index, link in socket.if_nameindex())
 
 
 def _refuse_foreign_subnet(addresses: Addresses) -> None:
