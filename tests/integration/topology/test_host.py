@@ -1,0 +1,120 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""instance_info on a file system laid out as Debian's, with a real server in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import instance_info, owner_file
+from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
+
+PARAMS: dict[str, Any] = {"version": None, "name": "main", "data_directory": None, "packages": ["bash", "nope"]}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A bare host: what the kernel and Debian's base system have."""
+    for path in ("proc/meminfo", "proc/net/fib_trie", "etc/os-release", "var/lib/dpkg/status"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text((Path("/") / path).read_text())
+    return tmp_path
+
+
+def info(root: Path, **changes: Any) -> dict[str, Any]:
+    return instance_info({**PARAMS, **changes}, False, root=root).result
+
+
+def install(server: Server, root: Path) -> None:
+    """Put the server where Debian's configuration says it is."""
+    config = root / f"etc/postgresql/{server.version}/main"
+    config.mkdir(parents=True)
+    (config / "postgresql.conf").write_text(f"data_directory = '{server.data}'\nport = {server.port}\n")
+
+
+def own(server: Server, root: Path, cluster: str = "orders") -> None:
+    path = owner_file(server.version, "main", root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    identifier = next(line.split()[-1] for line in server.control_data().splitlines() if "system identifier" in line)
+    path.write_text(json.dumps({"cluster": cluster, "system_identifier": identifier}))
+
+
+def test_a_bare_host_has_no_instance(root: Path) -> None:
+    result = info(root)
+    assert result["instance"]["state"] == "absent"
+    assert result["instance"]["member"]["state"] == "absent"
+    assert result["host"]["memory_mb"] > 100
+    assert result["host"]["cpus"] >= 1
+    assert list(result["host"]["packages"]) == ["bash"]
+    assert result["version"] == result["host"]["postgresql_shipped"]
+    (root / "var/lib/postgresql" / str(result["version"]) / "main").mkdir(parents=True)
+    assert info(root)["instance"]["state"] == "empty"
+
+
+def test_a_running_stopped_and_crashed_instance_of_ours(root: Path, servers: Servers) -> None:
+    server = servers.primary("db1")
+    install(server, root)
+    own(server, root)
+    result = info(root, version=server.version)["instance"]
+    assert result["state"] == "running"
+    assert result["member"]["in_recovery"] is False
+    assert result["member"]["port"] == server.port
+    assert result["data_directory_owner"] == server.data.owner()
+    assert result["owner"]["cluster"] == "orders"
+    json.dumps(result)
+    assert info(root, version=server.version)["instance"]["member"]["timeline"] == 1
+    server.stop()
+    assert info(root, version=server.version)["instance"]["state"] == "stopped"
+    server.start().kill()
+    crashed = info(root, version=server.version)["instance"]
+    assert crashed["state"] == "crashed"
+    assert "in production" in crashed["reason"]
+
+
+def test_data_without_our_mark_or_of_another_version_are_foreign(root: Path, servers: Servers) -> None:
+    server = servers.server("db1").initdb()
+    install(server, root)
+    found = info(root, version=server.version)["instance"]
+    assert found["state"] == "foreign"
+    assert found["member"]["system_identifier"]
+    own(server, root)
+    assert info(root, version=server.version)["instance"]["state"] == "stopped"
+    (server.data / "PG_VERSION").write_text("9.6\n")
+    assert "PostgreSQL 9.6" in info(root, version=server.version)["instance"]["reason"]
+    shutil.rmtree(server.data)
+    server.data.mkdir()
+    (server.data / "precious.txt").write_text("x")
+    assert "no PostgreSQL data" in info(root, version=server.version)["instance"]["reason"]
+
+
+def test_a_data_directory_without_configuration_is_seen_as_another_instance(root: Path) -> None:
+    (root / "var/lib/postgresql/13/old/base").mkdir(parents=True)
+    (root / "var/lib/postgresql/15/main.dbops-clone/base").mkdir(parents=True)
+    (others,) = info(root, version=15)["instance"]["others"]
+    assert (others["version"], others["name"], others["configured"]) == (13, "old", False)
+
+
+def test_the_marker_of_a_clone_is_reported(root: Path) -> None:
+    place = root / "var/lib/postgresql/15"
+    place.mkdir(parents=True)
+    (place / "main.dbops-clone.json").write_text(json.dumps({"phase": "copying"}))
+    found = info(root, version=15)["instance"]
+    assert found["state"] == "interrupted_clone"
+    assert found["clone"] == {"phase": "copying"}
+
+
+def test_reading_is_quick(root: Path, servers: Servers) -> None:
+    server = servers.primary("db1")
+    install(server, root)
+    own(server, root)
+    info(root, version=server.version)
+    started = time.monotonic()
+    info(root, version=server.version)
+    assert time.monotonic() - started < 0.3
