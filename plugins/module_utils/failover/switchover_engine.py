@@ -135,9 +135,8 @@ def roll_back(run: Run, journal: Journal, reason: str, begun: tuple[str, ...]) -
     that fails is told and does not stop the rest.
     """
     failures: list[str] = []
-    steps = [step for step in reversed(STEPS) if step.name in begun and step.undo is not None]
-    for name, undo in [("restore_primary", restore_primary), *((step.name, step.undo) for step in steps)]:
-        assert undo is not None
+    undos = [(step.name, step.undo) for step in reversed(STEPS) if step.name in begun and step.undo is not None]
+    for name, undo in [("restore_primary", restore_primary), *undos]:
         journal.append("undo", name)
         try:
             undo(run)

@@ -132,9 +132,6 @@ class LocalServer(Protocol):
     def promote(self, timeout: float) -> None:
         """Only for a rollback: make the standby that it came up as the primary again."""
 
-    def upstream_of(self, member: str) -> Mapping[str, str]:
-        """The settings that make this server follow `member`."""
-
     def position(self) -> Position: ...
 
     def drop_slots(self, names: Sequence[str]) -> Sequence[str]:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 
@@ -105,6 +105,29 @@ class SwitchoverRequest(Record):
         return (self.old, *self.siblings)
 
 
-def order_of(data: dict[str, Any]) -> SwitchoverRequest:
-    """The request of a journal's first line."""
-    return SwitchoverRequest.from_dict(data["request"])
+@dataclass(frozen=True)
+class Access(Record):
+    """How the worker reaches everything. Without secrets: passwords are in the passfile.
+
+    Attributes:
+        version, name, data_directory, binaries, config_directory, port, socket_directory, unit: of the old primary's
+            instance, as in `postgres.instance.Instance`; empty text for what there is not.
+        conninfos: by member, where it is not the fleet's own account (`conninfo.between_members`).
+        console_user, passfile, sslmode, sslrootcert: for the admin consoles of the poolers.
+        lock_directory: where the lock file is.
+    """
+
+    version: int
+    name: str
+    data_directory: str
+    binaries: str
+    config_directory: str = ""
+    port: int = 5432
+    socket_directory: str = "/var/run/postgresql"
+    unit: str = ""
+    conninfos: Mapping[str, str] = field(default_factory=dict)
+    console_user: str = "fleet_operator"
+    passfile: str = "/etc/dbops-fleet/pgpass"
+    sslmode: str = "verify-full"
+    sslrootcert: str = "/etc/dbops-fleet/ca.crt"
+    lock_directory: str = "/run/dbops-fleet"

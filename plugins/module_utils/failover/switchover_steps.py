@@ -17,12 +17,14 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_ports import (
     Clock,
     LocalServer,
+    LocalStatus,
     Pooler,
     PortError,
     Position,
     RemoteServer,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import Place, SwitchoverRequest
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import build, parse
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 
 # How often states are polled inside the pause. pg_ctl and pg_promote() poll every 100 ms, which would be most of it.
@@ -129,6 +131,7 @@ def observe(run: Run) -> dict[str, Any]:
         if not _at_most_half_a_second(server.setting("wal_retrieve_retry_interval")):
             intervals[place.name] = server.override("wal_retrieve_retry_interval")
     return {
+        "upstream": run.candidate.setting("primary_conninfo"),
         "retry_before": intervals,
         "slots_before": sorted(run.candidate.slots()),
         "synchronous_before": run.candidate.override("synchronous_standby_names"),
@@ -183,6 +186,23 @@ def unset_synchronous(run: Run) -> None:
     """Set the candidate's synchronous_standby_names back."""
     if run.request.synchronous is not None and "synchronous_before" in run.state:
         run.candidate.configure({"synchronous_standby_names": run.state["synchronous_before"]})
+
+
+def aim(run: Run) -> None:
+    """Set whom the old primary will follow. A primary ignores it, so it may be done before."""
+    old, new = run.request.old, run.request.new
+    conninfo = pointed_at(run.state["upstream"], new.address, new.port, application_name=old.name)
+    run.local.configure({"primary_conninfo": conninfo, "primary_slot_name": old.slot or None})
+
+
+def pointed_at(conninfo: str, host: str, port: int, application_name: str | None = None) -> str:
+    """The same connection string with another server (and another name of the standby)."""
+    parameters = parse(conninfo)
+    parameters.pop("hostaddr", None)
+    parameters |= {"host": host, "port": str(port)}
+    if application_name is not None:
+        parameters["application_name"] = application_name
+    return build(dict(parameters))
 
 
 def checkpoint(run: Run) -> None:
@@ -244,7 +264,6 @@ def quiesce(run: Run) -> dict[str, Any] | None:
 
 def mark_standby(run: Run) -> None:
     """From here on, however the old primary is started, by whomever, it starts as a standby of the candidate."""
-    run.local.configure(run.local.upstream_of(run.request.new.name))
     run.local.write_standby_signal()
 
 
@@ -282,7 +301,7 @@ def restore_primary(run: Run) -> None:
         if status.timeline > run.request.timeline:
             raise StepFailed(f"{old} has followed a promotion to timeline {status.timeline}")
         if status.running and status.in_recovery is None:
-            status = _await_stop(run)
+            status = await_stop(run)
         if not status.running:
             if status.control.state not in ("shut down in recovery", "in archive recovery"):
                 run.local.remove_standby_signal()
@@ -315,7 +334,7 @@ def refuse_second_primary(run: Run) -> None:
         raise StepFailed(f"{run.request.new.name} cannot be asked whether it was promoted meanwhile")
 
 
-def _await_stop(run: Run) -> Any:
+def await_stop(run: Run) -> LocalStatus:
     """A fast shutdown cannot be cancelled: let it end, or end it, so that the server can be started again."""
     deadline = run.clock.monotonic() + 5.0
     while (status := run.local.status()).running and status.in_recovery is None:
@@ -486,6 +505,7 @@ STEPS: tuple[Step, ...] = (
     Step("tune", "Lower wal_retrieve_retry_interval on the replicas", "prepare", tune, untune),
     Step("make_slots", "Make replication slots on the candidate", "prepare", make_slots, drop_slots),
     Step("synchronous", "Set the candidate's synchronous_standby_names", "prepare", set_synchronous, unset_synchronous),
+    Step("aim", "Set whom the old primary will follow", "prepare", aim),
     Step("checkpoint", "CHECKPOINT on the primary and the candidate", "prepare", checkpoint),
     Step("catch_up", "Wait until the candidate has caught up", "prepare", catch_up),
     Step("pause", "PAUSE all poolers", "pause", pause, resume_old),

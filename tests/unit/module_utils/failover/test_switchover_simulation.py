@@ -32,6 +32,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
     SwitchoverRequest,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_steps import STEPS, Run
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import parse
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 
 TIMER = 15.0
@@ -273,14 +274,13 @@ class SimulatedServer:
     def terminate(self, pids: Sequence[int]) -> None:
         self._sql("terminate", lambda _: None)
 
-    def upstream_of(self, member: str) -> Mapping[str, str]:
-        return {"upstream": member}
-
     def configure(self, settings: Mapping[str, str | None]) -> None:
         def change(server: Server) -> None:
             for name, value in settings.items():
-                if name == "upstream":
-                    server.upstream = value or ""
+                if name == "primary_conninfo":
+                    server.upstream = parse(value or "")["host"]
+                elif name == "primary_slot_name":
+                    continue
                 elif value is None:
                     server.settings.pop(name, None)
                 else:
@@ -340,7 +340,8 @@ class SimulatedServer:
         self._sql("create slot", lambda server: server.slots.add(name))
 
     def setting(self, name: str) -> str:
-        return self._sql("setting", lambda server: server.settings.get(name, "5s"))
+        default = "host=pg1 port=5432" if name == "primary_conninfo" else "5s"
+        return self._sql("setting", lambda server: server.settings.get(name, default))
 
     def override(self, name: str) -> str | None:
         return self._sql("override", lambda server: server.settings.get(name))
