@@ -114,7 +114,10 @@ def test_reading_is_quick(root: Path, servers: Servers) -> None:
     server = servers.primary("db1")
     install(server, root)
     own(server, root)
-    info(root, version=server.version)
-    started = time.monotonic()
-    info(root, version=server.version)
-    assert time.monotonic() - started < 0.3
+    times = []
+    for _ in range(5):
+        started = time.monotonic()
+        info(root, version=server.version)
+        times.append(time.monotonic() - started)
+    # The best of five: a busy machine makes single ones slow.
+    assert min(times) < 0.3
