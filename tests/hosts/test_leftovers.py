@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
 _STORE = Path("/var/lib/dbops-fleet-hosts")
 _TOOL = Path(__file__).resolve().parent / "fleet-hosts"
-# Linux 6.18 numbers namespaces per CPU, and one can be pinned only inside an older one, that is, one with a lower number.
+# Linux 6.18 numbers namespaces per CPU, and one can be pinned only inside one with a lower number.
 _ON_ONE_CPU = ["taskset", "--cpu-list", "0"]
 _PRELUDE = """
 set -eu

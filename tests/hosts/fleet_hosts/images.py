@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -152,4 +151,3 @@ def remove_all() -> None:
         remove_tree(IMAGES)
         for log in STORE.glob("build-*.log"):
             log.unlink()
-        shutil.rmtree(STORE / "empty", ignore_errors=True)

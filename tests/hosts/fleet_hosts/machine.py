@@ -78,13 +78,20 @@ def enter_namespace() -> None:
 
 
 def leave_nothing() -> None:
-    """Remove the namespace and RUNTIME; call it from outside of the namespace when no set is left."""
+    """Remove what no set needs any more, when no set is left; STORE goes with the last image. Call it from outside."""
     _kill_strays()
     run(["umount", str(PIN)], check=False)
     run(["umount", str(PIN_DIRECTORY)], check=False)
     if FORWARDING_WAS_OFF.exists():
         IP_FORWARD.write_text("0")
     shutil.rmtree(RUNTIME, ignore_errors=True)
+    for hierarchy in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        podmans = Path(hierarchy, "libpod_parent")
+        for group in (*sorted(podmans.glob("**/"), reverse=True), podmans):
+            with contextlib.suppress(OSError):  # not there, or in use by other containers of the machine
+                group.rmdir()
+    if not (STORE / "images").exists():
+        shutil.rmtree(STORE)
 
 
 def switch_forwarding_on() -> None:
