@@ -31,7 +31,7 @@ class Owner(Record):
     """The mark that the roles leave in /var/lib/dbops-fleet/instance-<version>-<name>.json: these data are ours.
 
     Attributes:
-        system_identifier: None when the mark was made before the data were.
+        system_identifier: None or empty when the mark was made before the data were.
     """
 
     cluster: str
@@ -152,6 +152,6 @@ def _not_ours(found: Found, version: int) -> str | None:
     if found.owner is None:
         return f"{where} holds a database cluster that this fleet did not make"
     marked, real = found.owner.system_identifier, found.control.system_identifier if found.control else None
-    if marked is not None and real is not None and marked != real:
+    if marked and real and marked != real:
         return f"{where} holds the database cluster with system identifier {real}, where this fleet had made {marked}"
     return None
