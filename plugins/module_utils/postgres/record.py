@@ -84,6 +84,8 @@ def _typed_tuple(arguments: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 
 
 def _typed_value(hint: Any, value: Any) -> Any:
+    if hint is Any:
+        return value
     if hint is Lsn:
         return value if isinstance(value, Lsn) else Lsn.parse(value)
     if isinstance(hint, type) and issubclass(hint, Record):

@@ -43,6 +43,8 @@ class Action(Record):
 
 # What a host is to the cluster that wants it.
 _BARE, _OURS, _PARTIAL, _FOREIGN, _UNREACHABLE = "bare", "ours", "partial", "foreign", "unreachable"
+# Made by a run of setup that was killed before the first start: our mark is there without a system identifier.
+_UNSTARTED = "unstarted"
 
 Instances = Mapping[str, InstanceFacts | None]
 
@@ -63,7 +65,7 @@ def plan_setup(cluster: str, instances: Instances, initial_primaries: Sequence[s
     if refusal is not None:
         whole = {name: _unreachable() if kinds[name] == _UNREACHABLE else refusal for name in rest}
     elif any(kind in (_OURS, _PARTIAL) for kind in kinds.values()):
-        whole = {name: _in_existing_cluster(instances[name], kinds[name], instances, kinds) for name in rest}
+        whole = {name: _in_existing_cluster(instances[name], kinds[name], instances, kinds, identifier) for name in rest}
     else:
         whole = _new_cluster(cluster, rest, kinds, initial_primaries)
     return {name: action or whole[name] for name, action in plan.items()}
@@ -97,7 +99,8 @@ def _kind(cluster: str, instance: InstanceFacts | None, identifier: str | None) 
     if instance.state == "interrupted_clone":
         return _PARTIAL
     if _marked(cluster, instance):
-        return _OURS
+        finished = instance.owner is not None and instance.owner.system_identifier
+        return _OURS if finished or instance.state not in ("stopped", "crashed") else _UNSTARTED
     # No mark, but the system identifier of this cluster: a replica that somebody made by hand, or whose mark was lost.
     same = identifier is not None and instance.member.system_identifier == identifier
     return _OURS if same and instance.owner is None else _FOREIGN
@@ -181,16 +184,29 @@ def _new_cluster(
     """No member that answers has data of this cluster."""
     plan = {name: _unreachable() for name in bare if kinds[name] == _UNREACHABLE}
     waiting = [name for name in bare if name not in plan]
-    refusal = _no_new_cluster(cluster, kinds, initial_primaries)
+    refusal = _no_new_cluster(cluster, kinds, initial_primaries) or _begun_elsewhere(cluster, kinds, initial_primaries)
     if refusal is not None:
         return plan | dict.fromkeys(waiting, refusal)
     first = initial_primaries[0]
     for name in waiting:
-        if name == first:
+        if name == first and kinds[name] == _UNSTARTED:
+            plan[name] = Action("initialize", "an earlier run was ended before it had started the first primary")
+        elif name == first:
             plan[name] = Action("initialize", f"{cluster} does not exist yet, and {name} is to be its first primary")
         else:
             plan[name] = Action("clone", f"a replica of {first}, which is made now")
     return plan
+
+
+def _begun_elsewhere(cluster: str, kinds: Mapping[str, str], initial_primaries: Sequence[str]) -> Action | None:
+    begun = [name for name, kind in kinds.items() if kind == _UNSTARTED and name not in initial_primaries]
+    if not begun:
+        return None
+    return _refuse(
+        "begun_elsewhere",
+        f"an earlier run began {cluster} on {', '.join(begun)}, which fleet_initial_primary does not name",
+        f"Set fleet_initial_primary: true for {begun[0]} again, or remove what was begun there: pg_dropcluster.",
+    )
 
 
 def _no_new_cluster(cluster: str, kinds: Mapping[str, str], initial_primaries: Sequence[str]) -> Action | None:
@@ -230,7 +246,11 @@ def _no_new_cluster(cluster: str, kinds: Mapping[str, str], initial_primaries: S
 
 
 def _in_existing_cluster(
-    instance: InstanceFacts | None, kind: str, instances: Instances, kinds: Mapping[str, str]
+    instance: InstanceFacts | None,
+    kind: str,
+    instances: Instances,
+    kinds: Mapping[str, str],
+    cluster_identifier: str | None,
 ) -> Action:
     if instance is None:
         return _unreachable()
@@ -248,6 +268,8 @@ def _in_existing_cluster(
             return _refuse("no_primary", *_no_primary(name, instances, kinds))
         found = "has no data" if kind == _BARE else (instance.reason or "a clone was interrupted")
         return Action("clone", f"{found}; cloned from the primary {primary}")
+    if kind == _UNSTARTED and primary is not None:
+        return _unstarted_replica(cluster_identifier, instance, primary)
     if instance.member.is_primary:
         return Action("converge", "takes writes: the primary")
     if instance.member.is_standby:
@@ -256,6 +278,18 @@ def _in_existing_cluster(
         return Action("converge", f"a running replica; the primary is {primary}")
     detail = f" ({instance.reason or instance.member.error})" if instance.reason or instance.member.error else ""
     return Action("leave_alone", f"holds data of this cluster and is {instance.member.state}{detail}")
+
+
+def _unstarted_replica(identifier: str | None, instance: InstanceFacts, primary: str) -> Action:
+    """A clone is never started anew when it is another cluster's; of this one it only has to be started."""
+    name, found = instance.member.name, instance.member.system_identifier
+    if found != identifier:
+        return _refuse(
+            "foreign_data",
+            f"{name} holds a database cluster with system identifier {found}, the cluster of {primary} has {identifier}",
+            f"Nothing was touched. If nobody needs these data, remove them yourself on {name}, then run this again.",
+        )
+    return Action("clone", f"cloned from {primary} by an earlier run that was ended before it had started it")
 
 
 def _no_primary(name: str, instances: Instances, kinds: Mapping[str, str]) -> tuple[str, str]:
