@@ -48,7 +48,7 @@ class Backup(Record):
         size: bytes of all files.
         sent: bytes that this backup added to the repository.
         files: number of files.
-        index_parts: number of index objects.
+        index: SHA-256 of each part of the index, in order.
         packs: backup id -> numbers of its packs that this backup needs (its own and earlier ones').
         tablespaces: outside the data directory.
         settings: of the server, those that a restored one must match.
@@ -71,7 +71,7 @@ class Backup(Record):
     size: int
     sent: int
     files: int
-    index_parts: int
+    index: tuple[str, ...]
     packs: Mapping[str, tuple[int, ...]]
     tablespaces: tuple[Tablespace, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)

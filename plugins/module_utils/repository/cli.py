@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
-from ansible_collections.dbops.fleet.plugins.module_utils.repository import cli_wal
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import cli_backup, cli_wal
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import DEFAULT_FILE, Config, load
 
 Command = Callable[[Config, argparse.Namespace], int]
@@ -56,4 +56,5 @@ def parser() -> argparse.ArgumentParser:
     top.set_defaults(status_of_failure=1)
     commands: Any = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     cli_wal.add(commands)
+    cli_backup.add(commands)
     return top

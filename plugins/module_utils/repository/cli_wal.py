@@ -127,13 +127,13 @@ def archive_command(config: Config, config_file: str, installed: str = commands.
     return commands.archive_command(config.spool_directory, system, config_file=config_file, installed=installed)
 
 
-def _installed() -> str:
+def installed() -> str:
     """Where this engine lies; the launcher put it first in the search path."""
     return str(Path(__file__).absolute().parents[6])
 
 
 def _status(config: Config, options: argparse.Namespace) -> int:
-    state = status.read(config, archive_command(config, options.config, _installed()))
+    state = status.read(config, archive_command(config, options.config, installed()))
     if options.json:
         print(json.dumps(state.to_dict(), indent=1))
     else:
@@ -170,8 +170,8 @@ def _prove(config: Config, options: argparse.Namespace) -> int:
 
 
 def _commands(config: Config, options: argparse.Namespace) -> int:
-    print(f"archive_command = {_quoted(archive_command(config, options.config, _installed()))}")
-    print(f"restore_command = {_quoted(commands.restore_command(config_file=options.config, installed=_installed()))}")
+    print(f"archive_command = {_quoted(archive_command(config, options.config, installed()))}")
+    print(f"restore_command = {_quoted(commands.restore_command(config_file=options.config, installed=installed()))}")
     return 0
 
 

@@ -1,7 +1,10 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine as the role `backup` installs it: a copy of module_utils with the command `dbops`, run by Debian's Python."""
+"""The engine as the role `backup` installs it:
+
+a copy of module_utils with the command `dbops`, run by Debian's Python.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,184 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore from beginning to end: decide, check the place, write the files, replay, promote, tell what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import files, place
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.recovery import without_targets
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import Replayed, replay
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import (
+    Choice,
+    Target,
+    choose,
+    replay_limits,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.push import push
+
+ACTIONS = ("promote", "scratch", "standby")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be restored.
+
+    Attributes:
+        target: where recovery is to end.
+        directory: the new data directory.
+        action: `promote` makes a new primary and writes its timeline into the repository; `scratch` makes a copy
+            that never
+            touches the repository; `standby` only places the files with a `standby.signal`.
+        tablespaces: former place or oid -> new directory.
+        configuration: where to put what came from `/etc/postgresql`; None to leave it out.
+        delta: use and overwrite the data directory that lies there.
+    """
+
+    target: Target
+    directory: Path
+    action: str = "promote"
+    tablespaces: Mapping[str, str] | None = None
+    configuration: Path | None = None
+    delta: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a restore will do. A dry run ends here."""
+
+    choice: Choice
+    places: files.Places
+    limits: Mapping[str, int]
+
+    def to_dict(self, request: Request) -> dict[str, Any]:
+        """JSON-able."""
+        backup = self.choice.backup
+        return {
+            "backup": backup.id,
+            "backup_time": shown(backup.stop_time),
+            "timeline": self.choice.history.timeline,
+            "wal_from": str(backup.start_lsn),
+            "wal_to": str(self.choice.end),
+            "newest_wal_time": shown(self.choice.last_time),
+            "target": f"{request.target.kind} {request.target.value}".rstrip(),
+            "action": request.action,
+            "directory": str(request.directory),
+            "tablespaces": {str(oid): str(path) for oid, path in self.places.tablespaces.items()},
+            "size": backup.size,
+        }
+
+
+def system_of(repository: Repository, wanted: int | None) -> int:
+    """The system to restore: the wanted one, or the newest that the repository knows."""
+    known = [
+        (repository.get_json(item.key)["created"], int(item.key.split("/")[0]))
+        for item in repository.store.list("")
+        if item.key.endswith("/system.json") and wanted in (None, int(item.key.split("/")[0]))
+    ]
+    if not known:
+        raise Refused(f"Repository {repository.name} knows no system {wanted or ''}".rstrip())
+    return max(known)[1]
+
+
+def plan(shelf: Shelf, request: Request) -> Plan:
+    """Decide and check; nothing is changed.
+
+    Raises:
+        Refused: the target cannot be reached, or the place is not fit. The message says what can be reached.
+    """
+    facts = shelf.repository.get_json(f"{shelf.system}/system.json")
+    archive = inventory.read(shelf.repository, shelf.system, facts["segment_size"])
+    listed = shelf.listed()
+    choice = choose(listed, archive, request.target)
+    later = [item.backup for item in listed if item.backup.stop_time >= choice.backup.stop_time]
+    tablespaces = place.mapped(choice.backup, request.tablespaces or {})
+    place.check(request.directory, choice.backup, tablespaces, delta=request.delta)
+    places = files.Places(request.directory, tablespaces, request.configuration)
+    return Plan(choice, places, replay_limits([backup.settings for backup in later]))
+
+
+def restore(config: Config, config_file: str, installed: str, shelf: Shelf, request: Request) -> dict[str, Any]:
+    """Plan and carry out.
+
+    Args:
+        config: of the engine.
+        config_file, installed: for the restore_command of the replaying server.
+        shelf: to restore from.
+        request: what and where.
+
+    Raises:
+        Refused: before anything was changed.
+        OperationFailed: on the way; the directory cannot be mistaken for a finished one and `--delta` carries on.
+    """
+    decided = plan(shelf, request)
+    started = time.monotonic()
+    backup = decided.choice.backup
+    written = files.restore(shelf, backup, decided.places, threads=config.backup.threads, delta=request.delta)
+    copied = time.monotonic()
+    _clean_auto_conf(request.directory)
+    report = decided.to_dict(request) | {
+        "files": written.files,
+        "fetched": written.fetched,
+        "reused": written.reused,
+        "removed": written.removed,
+        "copy_seconds": round(copied - started, 3),
+    }
+    if request.action == "standby":
+        (request.directory / "standby.signal").touch()
+    else:
+        replayed = replay(
+            config,
+            config_file,
+            installed,
+            shelf.repository,
+            request.directory,
+            decided.choice,
+            request.target,
+            decided.limits,
+        )
+        report |= _told(replayed, time.monotonic() - copied)
+        if request.action == "promote":
+            _archive_history(config, shelf, request.directory, decided.choice, replayed.timeline)
+    files.finish(request.directory)
+    return report | {"seconds": round(time.monotonic() - started, 3)}
+
+
+def _told(replayed: Replayed, seconds: float) -> dict[str, Any]:
+    last = replayed.last_commit
+    return {
+        "ended": replayed.standing.value,
+        "replayed_to": str(replayed.lsn),
+        "new_timeline": replayed.timeline,
+        "last_commit": shown(last) if last is not None else None,
+        "last_commit_age_seconds": round(time.time() - last, 1) if last is not None else None,
+        "replay_seconds": round(seconds, 3),
+    }
+
+
+def _archive_history(config: Config, shelf: Shelf, directory: Path, choice: Choice, timeline: int) -> None:
+    """The server was promoted with archiving off, so nobody else will archive the history of its new timeline.
+
+    It also claims the timeline's number: a second restore that took the same one is refused here.
+    """
+    backup = choice.backup
+    cluster = Cluster(int(backup.system), backup.major, backup.segment_size)
+    push([shelf.repository], cluster, directory / "pg_wal" / f"{timeline:08X}.history", level=config.wal.level)
+
+
+def _clean_auto_conf(directory: Path) -> None:
+    path = directory / "postgresql.auto.conf"
+    if path.exists():
+        path.write_text(without_targets(path.read_text(encoding="utf-8")), encoding="utf-8")

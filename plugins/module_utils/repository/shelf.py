@@ -1,0 +1,164 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading what a repository says about its backups, and adding records to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import Member
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import (
+    Backup,
+    Listed,
+    Verification,
+    utc,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectCorrupt, ObjectExists
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
+
+# A backup that has written nothing for so long is not running any more.
+ABANDONED_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A backup that has no catalogue entry.
+
+    Attributes:
+        backup: id.
+        base: the backup whose frames it uses; None for a full one.
+        newest: when it last wrote, seconds since the epoch by the store's clock.
+    """
+
+    backup: str
+    base: str | None
+    newest: float
+
+    def running(self, now: float) -> bool:
+        return now - self.newest < ABANDONED_SECONDS
+
+
+class Shelf:
+    """The backups of one system in one repository."""
+
+    def __init__(self, repository: Repository, system: int) -> None:
+        self.repository = repository
+        self.system = system
+
+    def listed(self) -> tuple[Listed, ...]:
+        """Every complete backup with its pin and its newest verification, oldest first.
+
+        Raises:
+            ObjectCorrupt: an entry of the catalogue is damaged.
+        """
+        pins = {item.key.rsplit("/", 1)[1].removesuffix(".json") for item in self._list(f"{self.system}/pin/")}
+        verified: dict[str, Verification] = {}
+        for what in ("verification", "drill"):
+            for backup, record in self._newest_records(what):
+                known = verified.get(backup)
+                if known is None or record.time > known.time:
+                    verified[backup] = record
+        found = []
+        for item in self._list(layout.catalog_prefix(self.system)):
+            entry = self._backup(item.key)
+            reason = self._reason(entry.id) if entry.id in pins else None
+            found.append(Listed(entry, reason, verified.get(entry.id)))
+        return tuple(sorted(found, key=lambda one: (one.backup.stop_time, one.backup.id)))
+
+    def unfinished(self) -> tuple[Unfinished, ...]:
+        """What backups left that are not in the catalogue: running ones, and the remains of broken ones."""
+        complete = {
+            item.key.rsplit("/", 1)[1].removesuffix(".json") for item in self._list(layout.catalog_prefix(self.system))
+        }
+        newest: dict[str, float] = {}
+        for item in self._list(f"{self.system}/backup/"):
+            backup = item.key.split("/")[2]
+            if backup not in complete:
+                newest[backup] = max(newest.get(backup, 0.0), item.modified)
+        return tuple(Unfinished(backup, self._base(backup), when) for backup, when in sorted(newest.items()))
+
+    def members(self, backup: Backup) -> Iterator[Member]:
+        """The index of a backup, checked against the hashes in its catalogue entry."""
+        for number, sha256 in enumerate(backup.index, 1):
+            key = layout.index_object(self.system, backup.id, number)
+            text = self.repository.decode(self.repository.store.read(key), key, sha256).decode("utf-8")
+            for line in text.splitlines():
+                try:
+                    yield Member.parse(line)
+                except ValueError as error:
+                    raise ObjectCorrupt(f"{self.repository.store.address}: {key}: {error}") from None
+
+    def begin(self, backup: str, base: str | None) -> None:
+        """Say that a backup runs, so that retention leaves alone what it uses.
+
+        Raises:
+            Refused: another one of that id exists.
+        """
+        key = f"{layout.backup_prefix(self.system, backup)}begun.json"
+        try:
+            self.repository.put_json(key, {"base": base, "time": time.time()})
+        except ObjectExists:
+            raise Refused(f"A backup {backup} exists already", remedy="Start again in a second.") from None
+
+    def add(self, backup: Backup) -> None:
+        """List a complete backup: the last thing that is written."""
+        self.repository.put_json(layout.catalog_object(self.system, backup.id), backup.to_dict())
+
+    def pin(self, backup: str, reason: str) -> None:
+        """Keep a backup whatever retention says."""
+        self._expect(backup)
+        try:
+            self.repository.put_json(layout.pin_object(self.system, backup), {"reason": reason, "time": time.time()})
+        except ObjectExists:
+            raise Refused(f"{backup} is pinned already: {self._reason(backup)}") from None
+
+    def unpin(self, backup: str) -> None:
+        self._expect(backup)
+        self.repository.store.delete(layout.pin_object(self.system, backup))
+
+    def record(self, verification: Verification) -> None:
+        """Add the result of a check."""
+        what = "drill" if verification.how == "drill" else "verification"
+        moment = f"{utc(verification.time):%Y%m%d-%H%M%S.%f}"
+        self.repository.put_json(
+            layout.record_object(self.system, what, verification.backup, moment), verification.to_dict()
+        )
+
+    def _expect(self, backup: str) -> None:
+        if not any(item.key for item in self._list(layout.catalog_object(self.system, backup))):
+            raise Refused(
+                f"There is no backup {backup} in repository {self.repository.name}", remedy="See `dbops list`."
+            )
+
+    def _list(self, prefix: str) -> Iterator[Any]:
+        return self.repository.store.list(prefix)
+
+    def _backup(self, key: str) -> Backup:
+        try:
+            return Backup.from_dict(self.repository.get_json(key))
+        except ValueError as error:
+            raise ObjectCorrupt(f"{self.repository.store.address}: {key}: {error}") from None
+
+    def _reason(self, backup: str) -> str:
+        return str(self.repository.get_json(layout.pin_object(self.system, backup)).get("reason", ""))
+
+    def _base(self, backup: str) -> str | None:
+        key = f"{layout.backup_prefix(self.system, backup)}begun.json"
+        for item in self._list(key):
+            base = self.repository.get_json(item.key)["base"]
+            return str(base) if base is not None else None
+        return None
+
+    def _newest_records(self, what: str) -> Iterator[tuple[str, Verification]]:
+        newest: dict[str, str] = {}
+        for item in self._list(layout.record_prefix(self.system, what)):
+            backup = item.key.split("/")[2]
+            newest[backup] = max(newest.get(backup, ""), item.key)
+        for backup, key in newest.items():
+            yield backup, Verification.from_dict(self.repository.get_json(key))
