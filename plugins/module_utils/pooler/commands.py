@@ -17,7 +17,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler import deadman,
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.facts import ADMIN_DATABASE, PoolerFacts
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.judge import pause_obstacles
-from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import Errors, Poolers
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import Errors, PauseFailed, Poolers
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.read import read_facts
 
 # Obstacles that an operator who pauses by hand is told of, but not refused for.
@@ -113,7 +113,14 @@ def _paused(do: _Request) -> Outcome:
         if do.params["max_pause_seconds"]:
             deadman.arm(_deadman(do))
         with Poolers.open(do.endpoints, do.names, do.params["timeout_seconds"]) as poolers:
-            result["pause_seconds"] = round(poolers.pause(do.params["budget_seconds"]).seconds, 3)
+            try:
+                pause = poolers.pause(do.params["budget_seconds"])
+            except PauseFailed as error:
+                # Where a process could not be verified as resumed, the dead-man is what still can.
+                if not error.still_paused:
+                    deadman.disarm(do.params["operation"])
+                raise
+        result["pause_seconds"] = round(pause.seconds, 3)
     return _outcome(do, changed, True, result, warnings)
 
 

@@ -91,12 +91,13 @@ def systemd_command(operation: str, program: Path, config: Path, python: str) ->
     ]
 
 
-def arm(deadman: Deadman, timeout_seconds: float = 10.0, directory: Path = DIRECTORY) -> None:
+def arm(deadman: Deadman, timeout_seconds: float = 10.0, directory: Path | None = None) -> None:
     """Start it (in place of an older one of the same operation) and wait until it watches every process.
 
     Raises:
         OperationFailed: it could not be started, or is not seen at each console in time. Nothing is left running.
     """
+    directory = directory or DIRECTORY
     disarm(deadman.operation, directory)
     directory.mkdir(parents=True, exist_ok=True)
     program = directory / "guard.py"
@@ -131,9 +132,9 @@ def not_armed(endpoints: Sequence[Endpoint], operation: str, timeout_seconds: fl
     ]
 
 
-def disarm(operation: str, directory: Path = DIRECTORY) -> bool:
+def disarm(operation: str, directory: Path | None = None) -> bool:
     """Stop it; whether there was one. It resumes nothing: do that, and verify it, before."""
-    config = directory / f"{operation}.json"
+    config = (directory or DIRECTORY) / f"{operation}.json"
     pids = _pids(config)
     if _has_systemd():
         command = ["systemctl", "stop", unit_name(operation)]
@@ -145,8 +146,9 @@ def disarm(operation: str, directory: Path = DIRECTORY) -> bool:
     return existed or bool(pids)
 
 
-def armed(directory: Path = DIRECTORY) -> tuple[str, ...]:
+def armed(directory: Path | None = None) -> tuple[str, ...]:
     """The operations whose dead-men are running on this host."""
+    directory = directory or DIRECTORY
     configs = sorted(directory.glob("*.json")) if directory.is_dir() else []
     return tuple(config.stem for config in configs if _pids(config))
 

@@ -83,12 +83,25 @@ def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
 def running_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> list[Endpoint]:
     """The processes to talk to: the endpoints that were given, or the one that the main file describes.
 
-    Those on this host whose socket is not there do not run and are left out.
+    Those on this host that nobody listens for do not run and are left out.
     """
     endpoints = endpoints_of(params)
     if not endpoints:
         endpoints = [local_endpoint(texts.get(params["config_file"], ""), params["config_file"])]
-    return [endpoint for endpoint in endpoints if not endpoint.is_local or Path(endpoint.socket_path).exists()]
+    return [endpoint for endpoint in endpoints if not endpoint.is_local or _is_listened_on(endpoint.socket_path)]
+
+
+def _is_listened_on(path: str) -> bool:
+    """Whether a process is behind a unix socket. One that was killed leaves the file."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True  # somebody is there and does not answer: the login will say more
+    return True
 
 
 def local_endpoint(text: str, path: str) -> Endpoint:
@@ -128,7 +141,8 @@ def _own_settings(facts: PoolerFacts, config_file: str) -> dict[str, str]:
     if not path or os.path.realpath(path) == os.path.realpath(config_file):
         return {}
     with contextlib.suppress(OSError, FleetError):
-        return Ini.parse(Path(path).read_text(), path).entries("pgbouncer")
+        text = Path(path).read_text()
+        return Ini.parse(text, path, behind_include="pgbouncer").entries("pgbouncer")
     return {}
 
 

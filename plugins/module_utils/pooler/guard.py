@@ -91,6 +91,7 @@ def _look_and_resume(
     for name in overdue:
         _say(f"{endpoint['name']}: {name} was paused for more than {config['max_pause_seconds']} s; resuming it")
         connection.execute('RESUME "' + name.replace('"', '""') + '"')
+        del seen[name]  # if it is seen paused again, that is another pause
     return seen
 
 

@@ -4,8 +4,8 @@
 """PgBouncer's ini files: read, and changed line by line, so that comments and order stay as they were.
 
 How PgBouncer reads them (tried on 1.18 and 1.24): a comment is a whole line that starts with ``;`` or ``#``, never the
-end of a line; a section may come again; of two equal names in a section the later one counts; behind ``%include FILE``
-it goes on in whatever section that file ended with.
+end of a line; of two equal names in a section the later one counts; behind ``%include FILE`` it goes on in whatever
+section that file ended with; and each line ``[pgbouncer]`` sets everything back to its default, so there must be one.
 """
 
 from __future__ import annotations
@@ -41,23 +41,33 @@ class Ini:
     lines: tuple[Line, ...]
 
     @classmethod
-    def parse(cls, text: str, path: str = "the file") -> Ini:
+    def parse(cls, text: str, path: str = "the file", behind_include: str = "") -> Ini:
         """Read a file's text.
+
+        Args:
+            text: of the file.
+            path: for messages.
+            behind_include: the section that included files end with, if that is known.
 
         Raises:
             FleetError: a line that PgBouncer would not take, with its number.
         """
         section = ""
-        lines = []
+        lines: list[Line] = []
         for number, line in enumerate(text.splitlines(), start=1):
             if found := _SECTION.fullmatch(line):
                 section = found[1].strip()
+                if section == "pgbouncer" and any(one.section == section for one in lines):
+                    raise FleetError(
+                        f"{path}, line {number}: a second [pgbouncer]; PgBouncer forgets what it read in the first",
+                        remedy="Put both together.",
+                    )
                 lines.append(Line(line, section))
             elif not line.strip() or line.lstrip().startswith((";", "#")):
                 lines.append(Line(line, section))
             elif found := _INCLUDE.fullmatch(line):
                 lines.append(Line(line, section, include=found[1]))
-                section = ""
+                section = behind_include
             elif (found := _ENTRY.fullmatch(line)) and section:
                 lines.append(Line(line, section, found[1], found[2]))
             else:
@@ -112,19 +122,28 @@ class Ini:
         return Ini(tuple(line for line in self.lines if line.section != section or line.name not in remove))
 
     def with_include(self, path: str) -> Ini:
-        """The file with ``%include path`` as its last line, unless it is included somewhere already."""
+        """The file with ``%include path`` above its [pgbouncer], unless it is included somewhere already.
+
+        Above, so that the file goes on ending with that section, and another that includes it can add settings.
+        """
         if path in self.includes():
             return self
-        return Ini((*self.lines, Line(f"%include {path}", "", include=path)))
+        place = self._above_settings()
+        return Ini((*self.lines[:place], Line(f"%include {path}", "", include=path), *self.lines[place:]))
+
+    def _above_settings(self) -> int:
+        """Where something can be put that is no part of [pgbouncer]: above its header and what comments on it."""
+        header = next((n for n, line in enumerate(self.lines) if line.section == "pgbouncer"), len(self.lines))
+        while header and self.lines[header - 1].name is None and self.lines[header - 1].text.lstrip()[:1] in (";", "#"):
+            header -= 1
+        return header
 
     def _added(self, section: str, name: str, value: str) -> Ini:
         new = Line(f"{name} = {value}".rstrip(), section, name, value)
         inside = [number for number, line in enumerate(self.lines) if line.section == section]
         if not inside:
-            header = [Line(f"[{section}]", section), new]
-            # What is included at the end may open sections of its own: everything else goes before it.
-            end = next((n for n, line in enumerate(self.lines) if line.include is not None), len(self.lines))
-            return Ini((*self.lines[:end], *header, *self.lines[end:]))
+            end = len(self.lines) if section == "pgbouncer" else self._above_settings()
+            return Ini((*self.lines[:end], Line(f"[{section}]", section), new, *self.lines[end:]))
         place = self._commented_out(inside, name)
         if place is None:
             place = next((n for n in reversed(inside) if self._holds_something(n)), inside[0])
@@ -138,7 +157,7 @@ class Ini:
         return None
 
     def _holds_something(self, number: int) -> bool:
-        return bool(self.lines[number].text.strip()) and self.lines[number].include is None
+        return self.lines[number].name is not None or _SECTION.fullmatch(self.lines[number].text) is not None
 
 
 def parse_target(value: str) -> dict[str, str]:

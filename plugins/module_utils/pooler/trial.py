@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,19 +20,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Console, Endpoint, open_together
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.ini import Ini
 
-# Written behind everything else: the later line counts. No port, a socket of its own, and nothing of the real process.
-_AWAY = """
-[pgbouncer]
-listen_addr =
-listen_port = 6432
-unix_socket_dir = {directory}
-unix_socket_mode = 0700
-pidfile = {directory}/pid
-logfile =
-syslog = 0
-so_reuseport = 0
-"""
+
+def _away(directory: Path, port: int) -> dict[str, str]:
+    """Settings that keep it away from the real process: a port and a socket of its own, and no files.
+
+    It does listen on a port, on loopback: without one PgBouncer does not look at its certificates.
+    """
+    return {
+        "listen_addr": "127.0.0.1",
+        "listen_port": str(port),
+        "unix_socket_dir": str(directory),
+        "unix_socket_mode": "0700",
+        "pidfile": f"{directory}/pid",
+        "logfile": "",
+        "syslog": "0",
+        "so_reuseport": "0",
+    }
 
 
 def try_files(config_file: str, texts: Mapping[str, str], owner: tuple[int, int], program: str = "pgbouncer") -> None:
@@ -51,17 +58,21 @@ def try_files(config_file: str, texts: Mapping[str, str], owner: tuple[int, int]
     with tempfile.TemporaryDirectory(prefix="dbops-fleet-trial-") as name:
         directory = Path(name)
         copies = {path: directory / f"{number}.ini" for number, path in enumerate(texts)}
-        main = copies.setdefault(config_file, directory / "main.ini")
+        copies.setdefault(config_file, directory / "main.ini")
         texts = dict(texts)
         if config_file not in texts:
             texts[config_file] = Path(config_file).read_text()
         for path, copy in copies.items():
-            text = _point_to(texts[path], copies)
-            copy.write_text(text + _AWAY.format(directory=directory) if path == config_file else text)
+            copy.write_text(_point_to(texts[path], copies))
+        port = _free_port()
+        main = Ini.parse(copies[config_file].read_text(), config_file)
+        copies[config_file].write_text(main.with_entries("pgbouncer", _away(directory, port)).text())
         if os.geteuid() == 0:
             for own in (directory, *directory.iterdir()):
                 os.chown(own, *owner)
-        _start(program, main, directory, owner, {str(copy): path for path, copy in copies.items()})
+        console = Endpoint("trial", str(directory), port)
+        names = {str(copy): path for path, copy in copies.items()}
+        _start(program, copies[config_file], console, owner, names)
 
 
 def _point_to(text: str, copies: Mapping[str, Path]) -> str:
@@ -73,7 +84,14 @@ def _point_to(text: str, copies: Mapping[str, Path]) -> str:
     return text
 
 
-def _start(program: str, main: Path, directory: Path, owner: tuple[int, int], names: Mapping[str, str]) -> None:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(program: str, main: Path, console: Endpoint, owner: tuple[int, int], names: Mapping[str, str]) -> None:
+    directory = Path(console.host)
     as_user = {"user": owner[0], "group": owner[1], "extra_groups": []} if os.geteuid() == 0 else {}
     log = directory / "log"
     with log.open("wb") as output:
@@ -88,8 +106,7 @@ def _start(program: str, main: Path, directory: Path, owner: tuple[int, int], na
         )
     try:
         deadline = time.monotonic() + 10
-        # The socket file is made after every setting has been read.
-        while process.poll() is None and not (directory / ".s.PGSQL.6432").exists() and time.monotonic() < deadline:
+        while process.poll() is None and not _answers(console) and time.monotonic() < deadline:
             time.sleep(0.01)
         text = log.read_text(errors="replace")
         complaints = re.findall(r" (?:ERROR|FATAL) (.*)", text)
@@ -102,6 +119,17 @@ def _start(program: str, main: Path, directory: Path, owner: tuple[int, int], na
     finally:
         process.kill()
         process.wait()
+
+
+def _answers(console: Endpoint) -> bool:
+    """Whether it is up: it listens before it has looked at everything, and answers only then."""
+    if not Path(console.socket_path).exists():
+        return False
+    outcome = open_together([console], timeout_seconds=1.0)[0]
+    if isinstance(outcome, Console):
+        outcome.close()
+        return True
+    return False
 
 
 def _real_names(text: str, names: Mapping[str, str]) -> str:

@@ -1,0 +1,232 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the modules do to files and to running poolers, called as the modules call it."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler import commands, deadman
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import PauseFailed
+from ansible_collections.dbops.fleet.tests.integration.poolers import Pooler, Poolers
+from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
+
+DEFAULTS: dict[str, Any] = {
+    "state": "present",
+    "databases": [],
+    "purge_databases": False,
+    "users": [],
+    "purge_users": False,
+    "settings": {},
+    "purge_settings": False,
+    "databases_file": None,
+    "userlist_file": None,
+    "endpoints": [],
+    "budget_seconds": 1.0,
+    "max_pause_seconds": 0.0,
+    "operation": "manual",
+    "accept_session_mode": False,
+    "timeout_seconds": 2.0,
+}
+
+
+def params(pooler: Pooler, **more: Any) -> dict[str, Any]:
+    return {**DEFAULTS, "config_file": str(pooler.config_file), **more}
+
+
+def entry(name: str, server: Server | None = None, **more: Any) -> dict[str, Any]:
+    place = {"host": [server.address], "port": server.port} if server else {"host": []}
+    return {"name": name, "state": "present", **place, **more}
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadman, "DIRECTORY", tmp_path / "deadman")
+
+
+def test_adds_a_database_and_it_works_at_once(pool1: Pooler, database: Server) -> None:
+    wanted = params(
+        pool1,
+        databases_file=str(pool1.directory / "fleet.ini"),
+        databases=[entry("sales", database, dbname="orders", connect_query="SET statement_timeout = '9 s'")],
+        settings={"max_client_conn": 77, "log_connections": False},
+    )
+    before = pool1.config_file.read_text()
+    predicted = commands.manage(wanted, True)
+    assert predicted.changed
+    assert pool1.config_file.read_text() == before
+    outcome = commands.manage(wanted, False)
+    assert outcome.changed
+    assert outcome.diff == predicted.diff
+    assert outcome.result["changed_files"] == predicted.result["changed_files"]
+    assert pool1.query("sales", "SELECT current_database()") == "orders"
+    assert pool1.query("sales", "SHOW statement_timeout") == "9s"
+    assert {"max_client_conn": "77", "log_connections": "0"}.items() <= settings(pool1).items()
+    again = commands.manage(wanted, False)
+    assert not again.changed
+    assert not again.diff
+    assert stat.S_IMODE((pool1.directory / "fleet.ini").stat().st_mode) == 0o640
+    assert pool1.config_file.owner() == (pool1.directory / "fleet.ini").owner()
+
+
+def settings(pooler: Pooler) -> dict[str, str]:
+    return {row["key"]: row["value"] for row in pooler.console("SHOW CONFIG")}
+
+
+def test_moves_a_database_and_takes_it_out(pool1: Pooler, database: Server, servers: Servers) -> None:
+    other = servers.primary("db2")
+    assert commands.manage(params(pool1, databases=[entry("moving", database, dbname="postgres")]), False).changed
+    assert pool1.query("moving", "SELECT inet_server_port()") == database.port
+    assert commands.manage(params(pool1, databases=[entry("moving", other, dbname="postgres")]), False).changed
+    # Its idle server connections go with RELOAD.
+    assert pool1.query("moving", "SELECT inet_server_port()") == other.port
+    assert commands.manage(params(pool1, state="absent", databases=[entry("moving")]), False).changed
+    assert "moving" not in pool1.config_file.read_text()
+    assert not commands.manage(params(pool1, state="absent", databases=[entry("moving")]), False).changed
+
+
+def test_a_bad_setting_is_refused_and_nothing_is_touched(pool1: Pooler, database: Server) -> None:
+    before = {path: path.read_text() for path in pool1.directory.glob("*.ini")}
+    for bad, words in (
+        ({"max_client_conn": "many"}, "max_client_conn"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+        ({"client_tls_sslmode": "require"}, "client_tls"),
+    ):
+        with pytest.raises(Refused, match=words):
+            commands.manage(params(pool1, settings=bad, databases=[entry("x", database)]), False)
+    with pytest.raises(FleetError, match="cannot be written"):
+        commands.manage(params(pool1, databases=[entry('we"ird db', database)]), False)
+    assert {path: path.read_text() for path in pool1.directory.glob("*.ini")} == before
+    assert pool1.query("orders", "SELECT 1") == 1
+
+
+def test_users_get_their_passwords_and_no_diff_shows_them(poolers: Poolers, database: Server) -> None:
+    pooler = poolers.make("strict", {"orders": f"host={database.address} port={database.port} user=postgres"})
+    pooler.settings["auth_type"] = "scram-sha-256"
+    pooler.write().start()
+    userlist = str(pooler.directory / "userlist.txt")
+    app = {"name": "app", "state": "present", "password": 'pa"ss word', "max_user_connections": 5}
+    outcome = commands.manage(params(pooler, userlist_file=userlist, users=[app]), False)
+    assert outcome.changed
+    assert "ss word" not in str(outcome)
+    assert pooler.query("orders", "SELECT 1", user="app", password='pa"ss word') == 1
+    app["password"] = "another"
+    assert "(changed)" in str(commands.manage(params(pooler, userlist_file=userlist, users=[app]), False).diff)
+    assert pooler.query("orders", "SELECT 1", user="app", password="another") == 1
+    gone = commands.manage(params(pooler, userlist_file=userlist, users=[{**app, "state": "absent"}]), False)
+    assert gone.changed
+    with pytest.raises(Exception, match=r"password|authentication|no such user"):
+        pooler.query("orders", "SELECT 1", user="app", password="another")
+
+
+def test_what_takes_a_restart_is_said_not_done(pool1: Pooler) -> None:
+    for check_mode in (True, False, False):
+        outcome = commands.manage(params(pool1, settings={"listen_backlog": 999}), check_mode)
+        assert outcome.result["restart_required"] == ["listen_backlog"]
+        assert outcome.warnings
+    assert not outcome.changed
+    pool1.kill()
+    pool1.start()
+    assert commands.manage(params(pool1, settings={"listen_backlog": 999}), False).result["restart_required"] == []
+
+
+def test_a_process_that_does_not_go_by_its_files_is_reloaded(pool1: Pooler, database: Server) -> None:
+    """As after a run that was killed between writing and RELOAD, or a SET by hand."""
+    wanted = params(pool1, settings={"max_client_conn": 55})
+    commands.manage(wanted, False)
+    pool1.console("SET max_client_conn = '66'")
+    outcome = commands.manage(wanted, True)
+    assert outcome.changed
+    assert "66" in str(outcome.diff)
+    assert commands.manage(wanted, False).changed
+    assert settings(pool1)["max_client_conn"] == "55"
+
+
+def test_a_pooler_that_does_not_run_gets_its_files(poolers: Poolers, database: Server) -> None:
+    pooler = poolers.make("later", {})
+    outcome = commands.manage(params(pooler, databases=[entry("orders", database)]), False)
+    assert outcome.changed
+    assert outcome.result["running"] is False
+    pooler.start()
+    assert pooler.query("orders", "SELECT current_database()") == "orders"
+
+
+def test_pauses_resumes_and_says_so_in_check_mode(pool1: Pooler) -> None:
+    pause = params(pool1, state="paused", databases=[entry("orders")])
+    outcome = commands.manage(pause, True)
+    assert outcome.changed
+    assert outcome.after.endswith("orders paused\n")
+    assert not pool1.paused("orders")
+    assert commands.manage(pause, False).changed
+    assert pool1.paused("orders")
+    assert not commands.manage(pause, False).changed
+    resume = params(pool1, state="resumed", databases=[entry("orders")])
+    assert commands.manage(resume, True).changed
+    assert commands.manage(resume, False).changed
+    assert not commands.manage(resume, False).changed
+    assert pool1.query("orders", "SELECT 1") == 1
+
+
+def test_a_pause_by_hand_has_a_dead_man(pool1: Pooler) -> None:
+    pause = params(pool1, state="paused", databases=[entry("orders")], max_pause_seconds=60.0, operation="by-hand")
+    commands.manage(pause, False)
+    assert deadman.armed() == ("by-hand",)
+    info = commands.gather(params(pool1), False).result
+    assert info["deadmen"] == ["by-hand"]
+    commands.manage(params(pool1, state="resumed", databases=[entry("orders")], operation="by-hand"), False)
+    assert deadman.armed() == ()
+
+
+def test_a_pause_that_fails_leaves_no_dead_man_and_nothing_paused(pool1: Pooler) -> None:
+    with pool1.connect("orders") as client, client.transaction():
+        client.execute("SELECT 1")
+        pause = params(pool1, state="paused", databases=[entry("orders")], budget_seconds=0.3, max_pause_seconds=60.0)
+        with pytest.raises(PauseFailed):
+            commands.manage(pause, False)
+    assert not pool1.paused("orders")
+    assert deadman.armed() == ()
+
+
+def test_an_unknown_database_or_a_dead_pooler_is_refused(pool1: Pooler) -> None:
+    with pytest.raises(Refused, match="no database nosuch"):
+        commands.manage(params(pool1, state="paused", databases=[entry("nosuch")]), False)
+    pool1.kill()
+    with pytest.raises(OperationFailed, match="cannot be reached"):
+        commands.manage(params(pool1, state="paused"), False)
+
+
+def test_reloads_reconnects_and_kills(pool1: Pooler) -> None:
+    with pool1.connect("orders") as client:
+        first = client.execute("SELECT pg_backend_pid()").fetchone()
+        assert commands.manage(params(pool1, state="reconnected", databases=[entry("orders")]), False).changed
+        assert client.execute("SELECT pg_backend_pid()").fetchone() != first
+    pool1.settings["max_client_conn"] = 44
+    pool1.write()
+    commands.manage(params(pool1, state="reloaded"), False)
+    assert settings(pool1)["max_client_conn"] == "44"
+    commands.manage(params(pool1, state="killed", databases=[entry("orders")]), False)
+    assert pool1.paused("orders")
+    commands.manage(params(pool1, state="resumed", databases=[entry("orders")]), False)
+    assert pool1.query("orders", "SELECT 1") == 1
+
+
+def test_facts_have_what_operators_ask_for(pool1: Pooler) -> None:
+    with pool1.connect("orders") as client:
+        client.execute("SELECT 1")
+        facts = commands.gather(params(pool1), False).result
+    assert facts["unreachable_endpoints"] == []
+    one = next(iter(facts["endpoints"].values()))
+    assert one["reachable"]
+    assert one["databases"]["orders"]["paused"] is False
+    assert one["clients"]["orders"] == {"active": 1}
+    assert one["stats"]["orders"]["total_query_count"] >= 1
+    assert one["settings"]["listen_port"] == {"value": str(pool1.port), "default": "6432", "changeable": False}
+    pool1.kill()
+    silent = commands.gather(params(pool1), False).result
+    assert len(silent["unreachable_endpoints"]) == 1

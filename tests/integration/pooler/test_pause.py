@@ -1,0 +1,310 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pausing real poolers: all or none, within the budget, and always undone."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint, open_console, run_together
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.judge import pause_obstacles
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import PauseFailed, Poolers, query_through
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.read import read_facts
+from ansible_collections.dbops.fleet.tests.integration import poolers as made
+from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers, free_port, wait_until
+
+WEIRD = 'we"ird db'
+
+
+def endpoint(pooler: made.Pooler) -> Endpoint:
+    return Endpoint(pooler.name, str(pooler.directory), pooler.port)
+
+
+@contextmanager
+def in_background(work: Callable[[], Any]) -> Iterator[list[Any]]:
+    """Runs `work` beside the block; the list gets its result, or the error, and the seconds that it took."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        started = time.monotonic()
+        try:
+            outcome.append(work())
+        except Exception as error:
+            outcome.append(error)
+        outcome.append(time.monotonic() - started)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield outcome
+    thread.join(30)
+
+
+def test_holds_clients_at_every_pooler_and_lets_them_go(
+    pool1: made.Pooler, pool2: made.Pooler, endpoints: list[Endpoint]
+) -> None:
+    with Poolers.open(endpoints, ["orders"]) as poolers:
+        pause = poolers.pause(2.0)
+        assert pause.seconds < 1.0
+        assert sorted(pause.paused) == [("pool1", "orders"), ("pool2", "orders")]
+        with in_background(lambda: pool1.query("orders", "SELECT 7")) as answer:
+            time.sleep(0.3)  # nothing to wait for: the point is that no answer comes
+            assert not answer
+            assert poolers.resume() == {"pool1": None, "pool2": None}
+        assert answer[0] == 7
+    assert not pool1.paused("orders")
+    assert not pool2.paused("orders")
+
+
+def test_an_open_transaction_makes_it_time_out_and_everything_is_resumed(
+    pool1: made.Pooler, pool2: made.Pooler, endpoints: list[Endpoint]
+) -> None:
+    with pool1.connect("orders", application_name="nightly report") as client, client.transaction():
+        client.execute("SELECT 1")
+        started = time.monotonic()
+        with Poolers.open(endpoints, ["orders"]) as poolers, pytest.raises(PauseFailed) as caught:
+            poolers.pause(0.5)
+        assert time.monotonic() - started < 1.5
+        assert "nightly report" in str(caught.value)
+        assert caught.value.still_paused == ()
+        assert pool2.query("orders", "SELECT 1") == 1
+        client.execute("SELECT 1")
+    assert not pool1.paused("orders")
+    assert not pool2.paused("orders")
+
+
+def test_a_frozen_pooler_is_found_before_any_other_is_paused(
+    pool1: made.Pooler, pool2: made.Pooler, endpoints: list[Endpoint]
+) -> None:
+    with Poolers.open(endpoints, ["orders"]) as poolers:
+        pool2.freeze()
+        with pytest.raises(PauseFailed, match="no answer from pool2") as caught:
+            poolers.pause(0.5)
+    assert "Nothing has been paused" in str(caught.value)
+    assert not pool1.paused("orders")
+
+
+def test_a_pooler_that_freezes_at_the_pause_is_resumed_when_it_is_thawed(
+    pool1: made.Pooler, pool2: made.Pooler, endpoints: list[Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def freeze_first(*_: Any) -> int:
+        pool2.freeze()
+        return 0
+
+    monkeypatch.setattr(Poolers, "_wait_for_logins", freeze_first)
+    with Poolers.open(endpoints, ["orders"]) as poolers, pytest.raises(PauseFailed) as caught:
+        poolers.pause(0.5)
+    assert caught.value.still_paused == (("pool2", "orders"),)
+    assert pool1.query("orders", "SELECT 1") == 1
+    pool2.thaw()
+    assert pool2.query("orders", "SELECT 1") == 1
+    assert not pool2.paused("orders")
+
+
+def test_a_session_pool_is_an_obstacle_and_blocks_the_pause(poolers: made.Poolers, database: Server) -> None:
+    place = f"host={database.address} port={database.port} dbname=orders"
+    pooler = poolers.start("session", {"orders": f"{place} pool_mode=session"})
+    with pooler.connect("orders") as client:
+        client.execute("SELECT 1")
+        facts = read_facts([endpoint(pooler)])[0]
+        assert [obstacle.code for obstacle in pause_obstacles(facts, ["orders"], 5.0)] == ["session_mode"]
+        assert not pause_obstacles(facts, ["orders"], 5.0, accept_session_mode=True)
+        with Poolers.open([endpoint(pooler)], ["orders"]) as consoles, pytest.raises(PauseFailed):
+            consoles.pause(0.3)
+    assert not pooler.paused("orders")
+
+
+def test_database_names_are_quoted(pool1: made.Pooler) -> None:
+    assert pool1.query(WEIRD, "SELECT 1") == 1
+    with Poolers.open([endpoint(pool1)], [WEIRD]) as poolers:
+        poolers.pause(2.0)
+        assert pool1.paused(WEIRD)
+        assert poolers.resume() == {"pool1": None}
+        assert poolers.reconnect() == {"pool1": None}
+        assert poolers.kill() == {"pool1": None}
+        assert pool1.paused(WEIRD)
+        assert poolers.resume() == {"pool1": None}
+    assert pool1.query(WEIRD, "SELECT 1") == 1
+
+
+def test_processes_that_share_a_port_are_paused_each_through_its_own_socket(
+    poolers: made.Poolers, database: Server
+) -> None:
+    port = free_port()
+    target = {"orders": f"host={database.address} port={database.port} dbname=orders"}
+    both = [poolers.start(f"process{n}", target, listen_port=port, so_reuseport=1) for n in (1, 2)]
+    with Poolers.open([endpoint(one) for one in both], ["orders"]) as consoles:
+        consoles.pause(2.0)
+        # Over TCP one reaches either process, so no client may get through however often it tries.
+        with in_background(lambda: [both[0].query("orders", "SELECT 1") for _ in range(10)]) as answers:
+            time.sleep(0.3)
+            assert not answers
+            consoles.resume()
+        assert answers[0] == [1] * 10
+
+
+def test_a_pause_whose_console_was_killed_is_ended_by_resume(pool1: made.Pooler) -> None:
+    with pool1.connect("orders") as client, client.transaction():
+        client.execute("SELECT 1")
+        console = open_console(endpoint(pool1))
+        assert run_together([(console, "PAUSE orders")], 0.2)[0].timed_out
+        console.close()
+    assert pool1.paused("orders")
+    with Poolers.open([endpoint(pool1)], ["orders"]) as poolers:
+        assert poolers.resume() == {"pool1": None}
+    assert pool1.query("orders", "SELECT 1") == 1
+
+
+def test_clients_that_waited_reach_the_new_target(
+    pool1: made.Pooler, pool2: made.Pooler, endpoints: list[Endpoint], servers: Servers
+) -> None:
+    other = servers.primary("db2")
+    other.sql("CREATE DATABASE orders")
+    assert pool1.query("orders", "SELECT 1") == 1
+    with Poolers.open(endpoints, ["orders"]) as poolers:
+        poolers.pause(2.0)
+        with in_background(lambda: pool1.query("orders", "SELECT inet_server_port()")) as answer:
+            for pooler in (pool1, pool2):
+                pooler.databases["orders"] = f"host={other.address} port={other.port} dbname=orders"
+                pooler.write()
+            assert not any(poolers.reload().values())
+            assert not any(poolers.wait_target("orders", other.address, other.port).values())
+            assert pool1.paused("orders"), "RELOAD must not end the pause"
+            wrong = poolers.wait_target("orders", other.address, 1, timeout_seconds=0.05)
+            assert all("not to" in (error or "") for error in wrong.values())
+            assert not any(poolers.resume().values())
+        assert answer[0] == other.port
+    reached = query_through(
+        [Endpoint(one.name, one.address, one.port, user="postgres", sslmode="disable") for one in (pool1, pool2)],
+        "orders",
+        "SELECT inet_server_port() AS port, pg_is_in_recovery() AS standby",
+    )
+    assert {name: (reply.rows[0]["port"], reply.rows[0]["standby"]) for name, reply in reached.items()} == {
+        "pool1": (str(other.port), "f"),
+        "pool2": (str(other.port), "f"),
+    }
+
+
+class SlowServer:
+    """A way to a server that lets nothing through until told: logins through it stay under way."""
+
+    def __init__(self, target: Server) -> None:
+        self.target = target
+        self.opened = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        self.opened.wait()
+        server = socket.create_connection((self.target.address, self.target.port))
+        for source, sink in ((client, server), (server, client)):
+            threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def logins(pooler: made.Pooler) -> int:
+    return sum(int(row["sv_login"]) for row in pooler.console("SHOW POOLS"))
+
+
+def test_a_server_login_under_way_is_waited_for(poolers: made.Poolers, database: Server) -> None:
+    slow = SlowServer(database)
+    pooler = poolers.start("slow", {"orders": f"host=127.0.0.1 port={slow.port} dbname=orders"}, server_login_retry=15)
+    with in_background(lambda: pooler.query("orders", "SELECT 1")) as answer:
+        wait_until(lambda: logins(pooler), "a login to be under way")
+        threading.Timer(0.4, slow.opened.set).start()
+        with Poolers.open([endpoint(pooler)], ["orders"]) as consoles:
+            pause = consoles.pause(4.0)
+            consoles.resume()
+        assert pause.logins_in_flight == 0
+        assert 0.2 < pause.login_wait_seconds < 2.0
+    # With the login broken off it would have been server_login_retry, 15 s.
+    assert answer[0] == 1
+    assert answer[1] < 5.0
+    slow.listener.close()
+
+
+def test_a_login_that_never_ends_delays_clients_by_the_retry_time_only(poolers: made.Poolers, database: Server) -> None:
+    slow = SlowServer(database)
+    pooler = poolers.start("slow", {"orders": f"host=127.0.0.1 port={slow.port} dbname=orders"})
+    with in_background(lambda: pooler.query("orders", "SELECT 1")) as answer:
+        wait_until(lambda: logins(pooler), "a login to be under way")
+        with Poolers.open([endpoint(pooler)], ["orders"]) as consoles:
+            pause = consoles.pause(1.0)
+            slow.opened.set()
+            consoles.resume()
+        assert pause.logins_in_flight == 1
+    assert answer[0] == 1
+    assert answer[1] < 4.0
+    slow.listener.close()
+
+
+def test_hold_drops_clients_whose_server_does_not_answer(pool1: made.Pooler, database: Server) -> None:
+    with pool1.connect("orders") as client:
+        client.execute("BEGIN")
+        with Poolers.open([endpoint(pool1)], ["orders"]) as poolers:
+            assert poolers.hold(0.3) == {"pool1": "killed"}
+            assert pool1.paused("orders")
+            assert poolers.resume() == {"pool1": None}
+        with pytest.raises(Exception, match="database removed"):
+            client.execute("SELECT 1")
+
+
+def test_a_wrong_password_is_said_and_leaves_nothing_open(poolers: made.Poolers, database: Server) -> None:
+    pooler = poolers.make("strict", {"orders": f"host={database.address} port={database.port}"})
+    pooler.settings["auth_type"] = "scram-sha-256"
+    pooler.write().write_file("userlist.txt", '"operator" "right"\n')
+    pooler.start()
+    right = Endpoint("strict", pooler.address, pooler.port, user="operator", password="right", sslmode="disable")
+    with Poolers.open([right], ["orders"]) as consoles:
+        assert consoles.pause(1.0).paused
+        consoles.resume()
+    wrong = Endpoint("strict", pooler.address, pooler.port, user="operator", password="wr0ng", sslmode="disable")
+    with pytest.raises(OperationFailed, match="strict: The admin console") as caught:
+        Poolers.open([endpoint(pooler), wrong], ["orders"])
+    assert "wr0ng" not in str(caught.value)
+    # Without a password on the unix socket, whatever auth_type says.
+    assert read_facts([endpoint(pooler)])[0].error is None
+
+
+def test_an_unreachable_console_is_a_fact_and_refuses_a_pause(pool1: made.Pooler) -> None:
+    nowhere = Endpoint("nowhere", "127.0.0.1", free_port(), user="operator", password="x", sslmode="disable")
+    facts = read_facts([endpoint(pool1), nowhere])
+    assert facts[0].error is None
+    assert facts[1].endpoint == "nowhere"
+    assert "refused" in (facts[1].error or "")
+    with pytest.raises(OperationFailed, match="nowhere"):
+        Poolers.open([endpoint(pool1), nowhere], ["orders"])
+    assert not pool1.paused("orders")
+
+
+def test_a_pause_of_the_whole_pooler_is_seen(pool1: made.Pooler) -> None:
+    assert not read_facts([endpoint(pool1)])[0].globally_paused
+    pool1.console("PAUSE")
+    assert read_facts([endpoint(pool1)])[0].globally_paused
+    pool1.console("RESUME")
+    assert not read_facts([endpoint(pool1)])[0].globally_paused
