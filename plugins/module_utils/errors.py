@@ -32,7 +32,8 @@ class FleetError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """The error as return values: ``msg``, ``error`` (class), ``host``, ``remedy`` and the details."""
-        return {"msg": str(self), "error": type(self).__name__, "host": self.host, "remedy": self.remedy, **self.details}
+        kind = type(self).__name__
+        return {"msg": str(self), "error": kind, "host": self.host, "remedy": self.remedy, **self.details}
 
 
 class Refused(FleetError):
