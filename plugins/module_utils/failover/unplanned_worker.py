@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_engine as engine
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import (
     Journal,
@@ -168,18 +168,3 @@ def _record(progress: Progress) -> dict[str, Any]:
     """What is worth keeping of the journal: whom, where, by what fence, at what loss. No connection strings."""
     names = ("candidate", "election", "fence", "new_timeline", "switchpoint", "lowered_synchronous", "repointed")
     return {name: progress.state[name] for name in names if name in progress.state}
-
-
-def from_module(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """The request as the plan made it, with this run's id.
-
-    Raises:
-        FleetError: the request is not one.
-    """
-    try:
-        request = FailoverRequest.from_dict({**params["request"], "operation": params["operation"]})
-    except ValueError as error:
-        raise FleetError(f"the request is not one of failover_plan_info: {error}") from error
-    if check_mode:
-        return {"state": "planned", "reason": "check mode", "next": "", "problems": [], "details": {}}
-    return fail_over(request)
