@@ -170,8 +170,9 @@ def processes_writing_to(directory: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            words = path.read_bytes().decode(errors="surrogateescape").split("\0")
-            if os.path.basename(words[0]) in PROGRAMS and directory in words[1:]:
+            # Every word ends with a zero byte: what comes after the last one is no word.
+            *words, _end = path.read_bytes().decode(errors="surrogateescape").split("\0")
+            if words and os.path.basename(words[0]) in PROGRAMS and directory in words[1:]:
                 found.append(int(path.parent.name))
     return found
 
@@ -225,7 +226,7 @@ def _allocated(directory: str) -> int:
 
 
 def _statuses(directory: str) -> Iterator[os.stat_result]:
-    for parent, _, names in os.walk(directory):
+    for parent, _directories, names in os.walk(directory):
         for name in names:
             with contextlib.suppress(OSError):
                 yield os.lstat(os.path.join(parent, name))

@@ -43,6 +43,10 @@ POLL_SECONDS = 0.2
 OWN_SLOT_SECONDS = 75.0
 
 
+class WorkerKilled(OperationFailed):
+    """The process of a clone is gone without a word."""
+
+
 def from_params(params: Mapping[str, Any]) -> CloneRequest:
     """The module's parameters as a request; links in the data directory's path are resolved here."""
     data_directory = os.path.realpath(params["data_directory"])
@@ -96,7 +100,8 @@ def clone(request: CloneRequest, *, wait_seconds: float | None = None, check_mod
     with _locked(request, check_mode):
         target = observe.read_target(request)
         earlier = unfinished(target)
-        if earlier is not None and not target.worker_alive and not check_mode:
+        ours = (request.copy_directory, request.data_directory)
+        if earlier is not None and not target.worker_alive and not check_mode and earlier.directory in ours:
             worker.end_orphans(earlier.directory)
         # A server notices after wal_sender_timeout (1 minute by default) that a killed clone is gone.
         plan = make_plan(request, target, own_slot_seconds=0.0 if check_mode else OWN_SLOT_SECONDS)
@@ -113,7 +118,15 @@ def clone(request: CloneRequest, *, wait_seconds: float | None = None, check_mod
             return Outcome(plan.changes, result, before, after, plan.warnings)
         if plan.action != JOIN:
             worker.start(request, plan, target.marker)
-    marker = _await(request, wait_seconds)
+    begun = time.monotonic()
+    try:
+        marker = _await(request, wait_seconds)
+    except WorkerKilled:
+        if plan.action != JOIN:
+            raise
+        # Somebody else's clone, which this call only waited for, is ours to redo now.
+        left = None if wait_seconds is None else max(0.0, wait_seconds - (time.monotonic() - begun))
+        return clone(request, wait_seconds=left)
     return Outcome(True, result | _progress(marker), before, after, plan.warnings)
 
 
@@ -130,7 +143,7 @@ def make_plan(request: CloneRequest, target: Target, *, own_slot_seconds: float 
     if decision.action not in {IDENTIFY, CLONE}:
         return decision
     earlier = unfinished(target)
-    held = earlier is not None and earlier.request.slot == request.slot
+    held = decision.action == CLONE and earlier is not None and earlier.request.slot == request.slot
     source = read_source(request.source, request.slot, own_slot_seconds=own_slot_seconds if held else 0.0)
     if decision.action == IDENTIFY:
         return decide(request, target, source.system_identifier)
@@ -167,7 +180,7 @@ def status(data_directory: str) -> dict[str, Any]:
 
 def _follow(request: CloneRequest, operation_id: str, wait_seconds: float | None) -> Outcome:
     """Go on waiting for a clone that an earlier call has started, and never start another."""
-    marker, _ = observe.read_marker(request.marker_path)
+    marker = observe.read_marker(request.marker_path)[0]
     if marker is None or marker.operation_id != operation_id:
         raise OperationFailed(
             f"The clone {operation_id} into {request.data_directory} is known no more",
@@ -180,14 +193,15 @@ def _await(request: CloneRequest, wait_seconds: float | None) -> Marker:
     """Wait for the end of the clone, or as long as wanted; the marker as it is then.
 
     Raises:
-        OperationFailed: it failed, or its worker was killed.
+        OperationFailed: it failed.
+        WorkerKilled: its process is gone.
     """
     deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
     while True:
         # First who works, then what is noted: the other way round, one that ends between the two looks killed.
-        seen, _ = observe.read_marker(request.marker_path)
+        seen = observe.read_marker(request.marker_path)[0]
         alive = seen is not None and observe.is_alive(seen.worker)
-        marker, _ = observe.read_marker(request.marker_path)
+        marker = observe.read_marker(request.marker_path)[0]
         if marker is None:
             raise OperationFailed(f"{request.marker_path} has vanished", remedy="Run again.")
         if marker.phase == "finished":
@@ -195,7 +209,7 @@ def _await(request: CloneRequest, wait_seconds: float | None) -> Marker:
         if marker.phase == "failed" and marker.failure is not None:
             raise OperationFailed(marker.failure.message, remedy=marker.failure.remedy, **_progress(marker))
         if not alive:
-            raise OperationFailed(
+            raise WorkerKilled(
                 f"The process of the clone, {marker.worker.pid}, was killed while it was {marker.phase}",
                 remedy="Run again: what it has left is recognised and redone.",
                 **_progress(marker),

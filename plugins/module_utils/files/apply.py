@@ -48,7 +48,7 @@ def manage(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     try:
         directories, files = parse(params)
         plan = _look_and_plan(directories, files)
-        warnings = tuple(f"{sentence}." for sentence, _ in plan.obstacles)
+        warnings = tuple(f"{sentence}." for sentence, _remedy in plan.obstacles)
         if plan.obstacles and not check_mode:
             sentence, remedy = plan.obstacles[0]
             raise Refused(sentence, remedy=remedy)

@@ -28,7 +28,13 @@ from ansible_collections.dbops.fleet.plugins.module_utils.clone.facts import Clo
 from ansible_collections.dbops.fleet.plugins.module_utils.clone.run import clone, status
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
-from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers, os_user, wait_until
+from ansible_collections.dbops.fleet.tests.integration.servers import (
+    Server,
+    Servers,
+    command_prefix,
+    os_user,
+    wait_until,
+)
 
 # A worker is forked off a process with threads here, which a module's process does not have.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -370,6 +376,31 @@ def test_a_wrong_password_names_role_and_password_file(servers: Servers, primary
     assert clone(request).result["finished"]
 
 
+def test_two_roles_without_superuser_s_rights_are_enough(servers: Servers, primary: Server, place: Path) -> None:
+    primary.sql("CREATE ROLE fleet_replication LOGIN REPLICATION PASSWORD 'one'")
+    primary.sql("CREATE ROLE fleet_operator LOGIN PASSWORD 'two' IN ROLE pg_monitor")
+    hba = primary.data / "pg_hba.conf"
+    hba.write_text(
+        "local all postgres trust\n"
+        "host all postgres 127.0.0.0/8 trust\n"
+        "host replication fleet_replication 127.0.0.0/8 scram-sha-256\n"
+        "host postgres fleet_operator 127.0.0.0/8 scram-sha-256\n"
+        "host all all 127.0.0.0/8 reject\n"
+    )
+    primary.restart()
+    passfile = place / "pgpass"
+    passfile.write_text("*:*:*:fleet_replication:one\n*:*:*:fleet_operator:two\n")
+    passfile.chmod(0o600)
+    shutil.chown(passfile, os_user().pw_uid)
+    source = Source(primary.address, primary.port, sslmode="disable", passfile=str(passfile))
+    request = dataclasses.replace(request_for(primary, place / "data", slot="db2"), source=source)
+    assert clone(request).result["finished"]
+    start(servers, request, primary)
+    seen = Path(request.marker_path).read_text() + (place / "data/postgresql.auto.conf").read_text()
+    assert "fleet_replication" in seen
+    assert not {"one", "two"} & set(seen.replace('"', " ").replace("'", " ").split())
+
+
 def _refusal(request: CloneRequest) -> FleetError | None:
     try:
         clone(request, check_mode=True)
@@ -468,6 +499,32 @@ def test_what_a_killed_worker_leaves_running_is_ended_by_the_next_run(primary: S
     assert clone(request, check_mode=True).result["action"] == "clone"
     assert clone(dataclasses.replace(request, max_rate=None)).result["finished"]
     assert observe.processes_writing_to(request.copy_directory) == []
+
+
+def test_a_backup_of_somebody_else_is_left_alone_by_a_redo(primary: Server, place: Path) -> None:
+    request = request_for(primary, place / "data", slot="db2", max_rate=SLOW)
+    clone(request, wait_seconds=0)
+    await_phase(request, "copying")
+    primary.kill()
+    assert await_phase(request, "failed").directory == ""
+    primary.start()
+    theirs = [str(primary.binaries / "pg_basebackup"), "--pgdata", str(place / "theirs"), "--max-rate=4M"]
+    with subprocess.Popen([*command_prefix(), *theirs, "--dbname", primary.conninfo(), "--checkpoint=fast"]) as backup:
+        assert clone(dataclasses.replace(request, max_rate=None)).result["finished"]
+        assert backup.wait() == 0
+
+
+def test_whoever_waits_for_a_clone_that_is_killed_redoes_it(primary: Server, place: Path) -> None:
+    request = request_for(primary, place / "data", slot="db2", max_rate=SLOW)
+    started = clone(request, wait_seconds=0).result["operation_id"]
+    marker = await_phase(request, "copying")
+    outcomes: list[Outcome] = []
+    waiting = threading.Thread(target=lambda: outcomes.append(clone(request)))
+    waiting.start()
+    kill(marker)
+    waiting.join()
+    assert outcomes[0].result["finished"]
+    assert outcomes[0].result["operation_id"] != started
 
 
 def test_a_killed_pg_basebackup_is_a_failure_and_its_remains_and_slot_go(primary: Server, place: Path) -> None:
