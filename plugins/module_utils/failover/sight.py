@@ -59,7 +59,8 @@ class Sight(Record):
         member: the instance on this host; None where there is none to be.
         stream: its walreceiver, with `from_primary` not judged yet; sender_host and sender_port are in `member`.
         wal_end: end of the write-ahead log on its disk, where SQL does not tell (see `wal_end.py`).
-        promoting: candidate of an unfinished failover of this cluster whose promotion was begun, by a journal here.
+        promoting, promoting_from: candidate and lost primary of an unfinished failover of this cluster whose promotion
+            was begun, by a journal here.
         last_failover: seconds since 1970 of the end of the cluster's last failover, by the record here.
         fenced: this host's instance was fenced and has not rejoined since.
     """
@@ -71,6 +72,7 @@ class Sight(Record):
     stream: Stream | None = None
     wal_end: Lsn | None = None
     promoting: str | None = None
+    promoting_from: str | None = None
     last_failover: float | None = None
     fenced: bool = False
 
@@ -116,7 +118,7 @@ def look(
         second or first,
         _stream(first, second),
         end,
-        _promoting(state_directory, cluster),
+        *_promoting(state_directory, cluster),
         _last_failover(state_directory, cluster),
         (state_directory / "fenced.json").exists(),
     )
@@ -211,13 +213,15 @@ def _end_on_disk(instance: Instance, facts: MemberFacts) -> Lsn | None:
     return wal_end(instance, facts.timeline, start)
 
 
-def _promoting(directory: Path, cluster: str) -> str | None:
+def _promoting(directory: Path, cluster: str) -> tuple[str | None, str | None]:
     """From the newest journal of this cluster's failovers."""
     for path in reversed(journal.journals(directory)):
         progress = journal.Progress.of(journal.read(path))
-        if progress.request.get("request", {}).get("cluster") == cluster:
-            return promoting(progress)
-    return None
+        request = progress.request.get("request", {})
+        if request.get("cluster") == cluster:
+            candidate = promoting(progress)
+            return candidate, request["old"]["name"] if candidate else None
+    return None, None
 
 
 def last_failover_file(directory: Path, cluster: str) -> Path:

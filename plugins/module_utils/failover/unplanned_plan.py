@@ -129,10 +129,12 @@ def plan_failover(
     except Refused as error:
         return FailoverPlan("refuse", None, (*refusals, _refusal(error)), reason=str(error))
     if begun and begun.promoting == primary and facts[primary].is_primary and not refusals:
+        lost = begun.promoting_from if begun.promoting_from in facts else primary
         return FailoverPlan(
             "finish",
-            primary,
+            lost,
             worker=begun.vantage,
+            request=_request(cluster, lost, members, facts, sights, orders, None),
             reason=f"an interrupted failover had made {primary} the primary already",
         )
     confirmation = _confirmation(primary, facts, sights, cluster)
@@ -241,7 +243,7 @@ def _request(
     facts: dict[str, MemberFacts],
     sights: Sequence[Sight],
     orders: Orders,
-    confirmation: Confirmation,
+    confirmation: Confirmation | None,
 ) -> FailoverRequest:
     ends = {sight.vantage: sight.wal_end for sight in sights}
     rule, commit = last_known_rule(primary, facts.values())
@@ -259,7 +261,7 @@ def _request(
         without_fence=orders.without_fence == cluster,
         synchronous=None if rule is None else str(rule),
         synchronous_commit=commit,
-        last_known=confirmation.last_known_lsn,
+        last_known=confirmation.last_known_lsn if confirmation else None,
         on_primary_disk=_on_primary_disk(primary, facts, ends),
     )
 
