@@ -187,9 +187,13 @@ def journals(directory: Path) -> list[Path]:
 
 
 def unfinished(directory: Path) -> Path | None:
-    """The newest journal, where its operation has not ended or ended with a question to the operator."""
+    """The last journal of an operation that was really begun, if that has not ended or ended with a question."""
     for path in reversed(journals(directory)):
-        return path if Progress.of(read(path)).open else None
+        progress = Progress.of(read(path))
+        if progress.open:
+            return path
+        if progress.end is not None and progress.end.get("state") != "refused":
+            return None
     return None
 
 

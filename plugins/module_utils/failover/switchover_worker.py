@@ -25,7 +25,7 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils import errors
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import switchover_engine as engine
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal, Progress
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal, Progress, read
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.lock import LockFile, boot_id, lock_members
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_local import LocalPrimary
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_pooler import PoolerProcess
@@ -133,8 +133,10 @@ def open_everything(run: Run) -> None:
     """Have every session before the pause.
 
     Raises:
-        OperationFailed: one could not be had.
+        FleetError: one could not be had.
     """
+    # Threads that import the same module at the same moment see it half made.
+    session.require_psycopg()
     ports: list[Any] = [run.local, *run.remote.values(), *run.poolers.values()]
     for result in run.clock.gather([port.open for port in ports], 10.0):
         if isinstance(result, Exception):
@@ -151,10 +153,15 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     progress = Progress.of(journal.entries)
     request = SwitchoverRequest.from_dict(progress.request["request"])
     access = Access.from_dict(progress.request["access"])
-    lock = LockFile(Path(access.lock_directory), request.cluster)
-    lock.acquire(request.operation)
-    run = make_run(request, access, same_boot=progress.request["boot"] == boot_id())
     fresh = not progress.begun and progress.end is None
+    lock = LockFile(Path(access.lock_directory), request.cluster)
+    try:
+        lock.acquire(request.operation)
+    except Refused as error:
+        if fresh:
+            return _refused(journal, error)
+        raise
+    run = make_run(request, access, same_boot=progress.request["boot"] == boot_id())
     if fresh:
         try:
             open_everything(run)
@@ -170,6 +177,14 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     journal.close()
     lock.release()
     return end
+
+
+def decision_now(path: Path) -> engine.Decision:
+    """What a rerun would do with an interrupted operation right now; changes nothing."""
+    progress = Progress.of(read(path))
+    request = SwitchoverRequest.from_dict(progress.request["request"])
+    run = make_run(request, Access.from_dict(progress.request["access"]))
+    return engine.decide(request, progress, run.local.status(), _look(run))
 
 
 def _refused(journal: Journal, error: FleetError) -> dict[str, Any]:
