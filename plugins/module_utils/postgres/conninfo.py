@@ -74,7 +74,7 @@ def parse(text: str) -> dict[str, str]:
         if text[position].isspace():
             position += 1
             continue
-        name, equals, _ = text[position:].partition("=")
+        name, equals, _rest = text[position:].partition("=")
         if not equals or not name.strip() or any(character.isspace() for character in name.strip()):
             raise ValueError(f"missing = after {name.split()[0] if name.split() else name!r} in connection string")
         position += len(name) + 1
@@ -108,21 +108,21 @@ def _value(text: str, position: int) -> tuple[str, int]:
 
 def _parse_uri(text: str) -> dict[str, str]:
     parts = urlsplit(text)
-    account, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = account.partition(":")
+    account, _at, hosts = parts.netloc.rpartition("@")
+    user, _colon, password = account.partition(":")
     found = {"user": unquote(user), "password": unquote(password), "dbname": unquote(parts.path.lstrip("/"))}
     split = [_host_and_port(host) for host in hosts.split(",")]
-    found["host"] = ",".join(host for host, _ in split)
-    found["port"] = ",".join(port for _, port in split).strip(",")
+    found["host"] = ",".join(host for host, _port in split)
+    found["port"] = ",".join(port for _host, port in split).strip(",")
     found.update(parse_qsl(parts.query, keep_blank_values=True))
     return {name: value for name, value in found.items() if value}
 
 
 def _host_and_port(text: str) -> tuple[str, str]:
     if text.startswith("["):
-        host, _, port = text[1:].partition("]")
+        host, _bracket, port = text[1:].partition("]")
         return host, port.lstrip(":")
-    host, _, port = text.partition(":")
+    host, _colon, port = text.partition(":")
     return unquote(host), port
 
 

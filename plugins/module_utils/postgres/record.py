@@ -64,9 +64,9 @@ def _plain(value: Any) -> Any:
 def _typed(hint: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
+        if value is None and types.NoneType in arguments:
             return None
-        (hint,) = (argument for argument in arguments if argument is not type(None))
+        (hint,) = (argument for argument in arguments if argument is not types.NoneType)
         return _typed(hint, value)
     if origin is tuple:
         return _typed_tuple(arguments, value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 PROFILES = ("oltp", "olap", "small")
 
@@ -18,7 +19,7 @@ PROFILES = ("oltp", "olap", "small")
 MINIMUM_MEMORY_MB = 256
 MINIMUM_VERSION = 14
 
-Value = str | int | float | bool
+Value: TypeAlias = "str | int | float | bool"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class _Profile:
 _PROFILES = {
     "oltp": _Profile(200, 2, 0.25, 64, 8192, 0.25, 100, 1.1),
     "olap": _Profile(50, 4, 0.25, 2048, 32768, 1.0, 500, 1.5),
-    "small": _Profile(50, 2, 0.20, 16, 1024, 0.0, 100, 1.1),
+    "small": _Profile(100, 2, 0.20, 16, 1024, 0.0, 100, 1.1),
 }
 
 

@@ -53,7 +53,7 @@ class TimelineHistory(Record):
     @property
     def timelines(self) -> tuple[int, ...]:
         """All timelines of this line, oldest first, its own last."""
-        return (*(ancestor for ancestor, _ in self.switches), self.timeline)
+        return (*(ancestor for ancestor, _end in self.switches), self.timeline)
 
     @property
     def switchpoint(self) -> Lsn | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.instance_facts import InstanceFacts
@@ -46,7 +47,7 @@ _BARE, _OURS, _PARTIAL, _FOREIGN, _UNREACHABLE = "bare", "ours", "partial", "for
 # Made by a run of setup that was killed before the first start: our mark is there without a system identifier.
 _UNSTARTED = "unstarted"
 
-Instances = Mapping[str, InstanceFacts | None]
+Instances: TypeAlias = "Mapping[str, InstanceFacts | None]"
 
 
 def plan_setup(cluster: str, instances: Instances, initial_primaries: Sequence[str]) -> dict[str, Action]:
