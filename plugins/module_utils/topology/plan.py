@@ -66,7 +66,7 @@ def plan_setup(cluster: str, instances: Instances, initial_primaries: Sequence[s
     if refusal is not None:
         whole = {name: _unreachable() if kinds[name] == _UNREACHABLE else refusal for name in rest}
     elif any(kind in (_OURS, _PARTIAL) for kind in kinds.values()):
-        whole = {name: _in_existing_cluster(instances[name], kinds[name], instances, kinds, identifier) for name in rest}
+        whole = {name: _in_existing_cluster(name, instances, kinds, identifier) for name in rest}
     else:
         whole = _new_cluster(cluster, rest, kinds, initial_primaries)
     return {name: action or whole[name] for name, action in plan.items()}
@@ -74,7 +74,11 @@ def plan_setup(cluster: str, instances: Instances, initial_primaries: Sequence[s
 
 def system_identifier_of(cluster: str, instances: Instances) -> str | None:
     """The cluster's, from hosts that carry our mark for it; a running primary's counts before others'."""
-    ours = [instance for instance in instances.values() if instance is not None and _marked(cluster, instance)]
+    ours = [
+        instance
+        for instance in instances.values()
+        if instance is not None and _marked(cluster, instance) and not _unstarted(instance)
+    ]
     ours.sort(key=lambda instance: not instance.member.is_primary)
     return next((instance.member.system_identifier for instance in ours if instance.member.system_identifier), None)
 
@@ -92,6 +96,11 @@ def _marked(cluster: str, instance: InstanceFacts) -> bool:
     return instance.state != "foreign" and instance.owner is not None and instance.owner.cluster == cluster
 
 
+def _unstarted(instance: InstanceFacts) -> bool:
+    known = instance.owner is not None and instance.owner.system_identifier
+    return not known and instance.state in ("stopped", "crashed")
+
+
 def _kind(cluster: str, instance: InstanceFacts | None, identifier: str | None) -> str:
     if instance is None:
         return _UNREACHABLE
@@ -100,8 +109,7 @@ def _kind(cluster: str, instance: InstanceFacts | None, identifier: str | None) 
     if instance.state == "interrupted_clone":
         return _PARTIAL
     if _marked(cluster, instance):
-        finished = instance.owner is not None and instance.owner.system_identifier
-        return _OURS if finished or instance.state not in ("stopped", "crashed") else _UNSTARTED
+        return _UNSTARTED if _unstarted(instance) else _OURS
     # No mark, but the system identifier of this cluster: a replica that somebody made by hand, or whose mark was lost.
     same = identifier is not None and instance.member.system_identifier == identifier
     return _OURS if same and instance.owner is None else _FOREIGN
@@ -247,15 +255,11 @@ def _no_new_cluster(cluster: str, kinds: Mapping[str, str], initial_primaries: S
 
 
 def _in_existing_cluster(
-    instance: InstanceFacts | None,
-    kind: str,
-    instances: Instances,
-    kinds: Mapping[str, str],
-    cluster_identifier: str | None,
+    name: str, instances: Instances, kinds: Mapping[str, str], cluster_identifier: str | None
 ) -> Action:
+    instance, kind = instances[name], kinds[name]
     if instance is None:
         return _unreachable()
-    name = instance.member.name
     primary = next(
         (
             other.member.name
@@ -287,7 +291,7 @@ def _unstarted_replica(identifier: str | None, instance: InstanceFacts, primary:
     if found != identifier:
         return _refuse(
             "foreign_data",
-            f"{name} holds a database cluster with system identifier {found}, the cluster of {primary} has {identifier}",
+            f"{name} holds a database cluster with system identifier {found}, that of {primary} has {identifier}",
             f"Nothing was touched. If nobody needs these data, remove them yourself on {name}, then run this again.",
         )
     return Action("clone", f"cloned from {primary} by an earlier run that was ended before it had started it")

@@ -39,6 +39,11 @@ def instance(
     )
 
 
+def unstarted(identifier: str) -> InstanceFacts:
+    """What a run of setup leaves that is killed between making the data and the first start: a mark without identifier."""
+    return replace(instance("stopped", identifier=identifier), owner=Owner("orders"))
+
+
 def ours(state: str, **facts: object) -> InstanceFacts:
     return instance(state, identifier=OURS, cluster="orders", **facts)
 
@@ -56,6 +61,8 @@ KINDS: dict[str, InstanceFacts | None] = {
     "unmarked stopped": instance("foreign", identifier=OURS),
     "other cluster": instance("running", identifier=THEIRS, cluster="billing", in_recovery=False, timeline=1),
     "same mark, other data": instance("running", identifier=OTHERS, cluster="orders", in_recovery=False, timeline=1),
+    "unstarted": unstarted(OURS),
+    "unstarted other": unstarted(THEIRS),
     "stopped": ours("stopped", timeline=1),
     "stopped later": ours("stopped", timeline=3),
     "crashed": ours("crashed", timeline=1),
@@ -101,13 +108,15 @@ def test_nothing_unsafe_is_planned_in_any_combination(initial: tuple[str, ...]) 
         chosen = {name: action.action for name, action in made.items()}
         assert set(chosen.values()) <= set(ACTIONS)
         if "initialize" in chosen.values():
-            assert set(kinds) <= {"absent", "empty"}, kinds
+            assert set(kinds) <= {"absent", "empty", "unstarted", "unstarted other"}, kinds
+            begun = [name for name, kind in zip(NAMES, kinds, strict=True) if kind.startswith("unstarted")]
+            assert begun in ([], [initial[0]]), kinds
             assert len(initial) == 1
             assert chosen[initial[0]] == "initialize"
             assert list(chosen.values()).count("initialize") == 1
         for (name, action), kind in zip(made.items(), kinds, strict=True):
             if action.action == "clone":
-                assert kind in ("absent", "empty", "interrupted clone"), kinds
+                assert kind in ("absent", "empty", "interrupted clone", "unstarted"), kinds
                 assert writers == (0 if "initialize" in chosen.values() else 1), kinds
             if action.action == "converge":
                 assert kind in ("primary", "replica", "unmarked replica", "same mark, other data"), kinds
@@ -209,3 +218,18 @@ def test_a_port_in_use_by_another_instance_is_found_before_anything_is_made() ->
     assert made["db2"].code == "port_taken"
     assert "13/old" in made["db2"].reason
     assert made["db3"].action == "clone"
+
+
+def test_carries_on_where_an_earlier_run_was_ended_before_the_first_start() -> None:
+    assert actions("unstarted", "absent", "absent") == ["initialize", "clone", "clone"]
+    assert actions("primary", "unstarted", "absent") == ["converge", "clone", "clone"]
+
+
+def test_refuses_another_initial_primary_than_the_one_that_was_begun() -> None:
+    made = plan("unstarted", "absent", "absent", initial=("db2",))
+    assert {action.code for action in made.values()} == {"begun_elsewhere"}
+    assert "db1" in refusals(made)[0]
+
+
+def test_refuses_an_unstarted_copy_of_another_cluster() -> None:
+    assert plan("primary", "unstarted other", "absent")["db2"].code == "foreign_data"
