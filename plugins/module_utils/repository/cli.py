@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
-from ansible_collections.dbops.fleet.plugins.module_utils.repository import cli_backup, cli_wal
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import cli_backup, cli_maintain, cli_wal
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import DEFAULT_FILE, Config, load
 
 Command = Callable[[Config, argparse.Namespace], int]
@@ -57,4 +57,5 @@ def parser() -> argparse.ArgumentParser:
     commands: Any = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     cli_wal.add(commands)
     cli_backup.add(commands)
+    cli_maintain.add(commands)
     return top

@@ -48,6 +48,7 @@ def add(top: Any) -> None:
         epilog=_GET_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    one.add_argument("--repository", metavar="NAME", help="ask this one alone (default: all, in order)")
     one.add_argument("name", help="name of the file (%%f)")
     one.add_argument("path", type=Path, help="where to put it (%%p)")
     one.set_defaults(run=_get, status_of_failure=answer.STOP)
@@ -88,6 +89,9 @@ def _get(config: Config, options: argparse.Namespace) -> int:
     here = Path.cwd()
     if (here / "PG_VERSION").exists():  # a scratch copy asks from its own data directory
         config = dataclasses.replace(config, data_directory=str(here))
+    if options.repository is not None:
+        chosen = tuple(one for one in config.repositories if one.name == options.repository)
+        config = dataclasses.replace(config, repositories=chosen)
     standby = (here / "standby.signal").exists()
     try:
         cluster = clusters.read(config)
@@ -106,7 +110,8 @@ def _get(config: Config, options: argparse.Namespace) -> int:
 
 def _openable(config: Config) -> tuple[list[repositories.Repository], list[str]]:
     """The repositories that can be opened, and why the others cannot: one good copy is enough to deliver."""
-    opened, errors = [], []
+    opened: list[repositories.Repository] = []
+    errors = [] if config.repositories else ["there is no repository of that name"]
     for settings in config.repositories:
         try:
             opened.append(repositories.open_repository(settings, config))

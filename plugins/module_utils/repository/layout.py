@@ -77,6 +77,11 @@ def backup_prefix(system: int, backup: str) -> str:
     return f"{system}/backup/{backup}/"
 
 
+def begun_object(system: int, backup: str) -> str:
+    """Written first: says that a backup runs and which other one it uses. Removed together with the catalogue entry."""
+    return f"{system}/backup/{backup}/begun.json"
+
+
 def pack_object(system: int, backup: str, number: int) -> str:
     return f"{system}/backup/{backup}/pack-{number:06d}"
 
@@ -101,3 +106,13 @@ def record_prefix(system: int, what: str) -> str:
 
 def record_object(system: int, what: str, backup: str, moment: str) -> str:
     return f"{system}/{what}/{backup}/{moment}.json"
+
+
+def horizon_prefix(system: int) -> str:
+    """Marks that retention leaves: before the segment of the highest one, WAL may be missing on purpose."""
+    return f"{system}/horizon/"
+
+
+def horizon_object(system: int, number: int) -> str:
+    """Args: number: of the segment, counted from the beginning of the write-ahead log."""
+    return f"{system}/horizon/{number:020d}"

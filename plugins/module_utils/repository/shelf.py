@@ -57,7 +57,7 @@ class Shelf:
         Raises:
             ObjectCorrupt: an entry of the catalogue is damaged.
         """
-        pins = {item.key.rsplit("/", 1)[1].removesuffix(".json") for item in self._list(f"{self.system}/pin/")}
+        pins = {_name(item.key) for item in self._list(f"{self.system}/pin/")}
         verified: dict[str, Verification] = {}
         for what in ("verification", "drill"):
             for backup, record in self._newest_records(what):
@@ -72,16 +72,18 @@ class Shelf:
         return tuple(sorted(found, key=lambda one: (one.backup.stop_time, one.backup.id)))
 
     def unfinished(self) -> tuple[Unfinished, ...]:
-        """What backups left that are not in the catalogue: running ones, and the remains of broken ones."""
-        complete = {
-            item.key.rsplit("/", 1)[1].removesuffix(".json") for item in self._list(layout.catalog_prefix(self.system))
-        }
+        """Backups that were begun and are not in the catalogue: running ones, and the remains of broken ones."""
+        complete = {_name(item.key) for item in self._list(layout.catalog_prefix(self.system))}
+        begun: dict[str, str | None] = {}
         newest: dict[str, float] = {}
         for item in self._list(f"{self.system}/backup/"):
             backup = item.key.split("/")[2]
-            if backup not in complete:
-                newest[backup] = max(newest.get(backup, 0.0), item.modified)
-        return tuple(Unfinished(backup, self._base(backup), when) for backup, when in sorted(newest.items()))
+            if backup in complete:
+                continue
+            newest[backup] = max(newest.get(backup, 0.0), item.modified)
+            if item.key == layout.begun_object(self.system, backup):
+                begun[backup] = self.repository.get_json(item.key)["base"]
+        return tuple(Unfinished(backup, base, newest[backup]) for backup, base in sorted(begun.items()))
 
     def members(self, backup: Backup) -> Iterator[Member]:
         """The index of a backup, checked against the hashes in its catalogue entry."""
@@ -100,7 +102,7 @@ class Shelf:
         Raises:
             Refused: another one of that id exists.
         """
-        key = f"{layout.backup_prefix(self.system, backup)}begun.json"
+        key = layout.begun_object(self.system, backup)
         try:
             self.repository.put_json(key, {"base": base, "time": time.time()})
         except ObjectExists:
@@ -148,13 +150,6 @@ class Shelf:
     def _reason(self, backup: str) -> str:
         return str(self.repository.get_json(layout.pin_object(self.system, backup)).get("reason", ""))
 
-    def _base(self, backup: str) -> str | None:
-        key = f"{layout.backup_prefix(self.system, backup)}begun.json"
-        for item in self._list(key):
-            base = self.repository.get_json(item.key)["base"]
-            return str(base) if base is not None else None
-        return None
-
     def _newest_records(self, what: str) -> Iterator[tuple[str, Verification]]:
         newest: dict[str, str] = {}
         for item in self._list(layout.record_prefix(self.system, what)):
@@ -162,3 +157,7 @@ class Shelf:
             newest[backup] = max(newest.get(backup, ""), item.key)
         for backup, key in newest.items():
             yield backup, Verification.from_dict(self.repository.get_json(key))
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2].removesuffix(".json")

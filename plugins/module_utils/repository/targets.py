@@ -96,10 +96,12 @@ class Archive:
     Attributes:
         held: every segment with the time of its arrival.
         histories: of all timelines that have a history file.
+        horizon: number of the first segment that retention keeps without holes.
     """
 
     held: Mapping[Segment, float]
     histories: Mapping[int, TimelineHistory]
+    horizon: int = 0
 
     def history(self, timeline: int) -> TimelineHistory | None:
         """None where the file is missing; timeline 1 has none."""

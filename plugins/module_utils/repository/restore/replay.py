@@ -155,12 +155,12 @@ def replay(
             choice,
             target,
             restore_command=commands.restore_command(
-                config_file=config_file, prefetched=str(ahead), installed=installed
+                config_file=config_file, repository=repository.name, prefetched=str(ahead), installed=installed
             ),
             limits=limits,
         )
         (target_directory / "standby.signal").touch()
-        server = _Server(config, target_directory, Path(private), values)
+        server = PrivateServer(config, target_directory, Path(private), values)
         try:
             with Prefetcher(repository, cluster, segments, ahead, ahead=config.wal.prefetch), server:
                 ended, progress = server.await_target(choice, target)
@@ -171,7 +171,7 @@ def replay(
     return Replayed(ended, progress.replayed or backup.stop_lsn, progress.last_commit, timeline)
 
 
-class _Server:
+class PrivateServer:
     """A postmaster that only we can reach."""
 
     def __init__(self, config: Config, data: Path, private: Path, values: Mapping[str, str]) -> None:
@@ -194,7 +194,7 @@ class _Server:
         self._command = [f"{config.bin_directory}/postgres", "-D", str(data), *options]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> PrivateServer:
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 self._command,
@@ -214,6 +214,11 @@ class _Server:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait()
+
+    def await_sessions(self) -> None:
+        """Wait until it takes sessions. Raises OperationFailed when it stops instead."""
+        while self._progress() is None:
+            time.sleep(POLL_SECONDS)
 
     def await_target(self, choice: Choice, target: Target) -> tuple[Standing, Progress]:
         seen, moved, position = 0, time.monotonic(), None
@@ -242,15 +247,18 @@ class _Server:
 
     def promote(self) -> int:
         """End recovery; the new timeline."""
-        with self._connected() as connection:
-            row = connection.execute("select pg_promote(true, %s) as done", (PROMOTE_SECONDS,)).fetchone()
-            if not row["done"]:
-                raise self._failure(f"The promotion did not end within {PROMOTE_SECONDS} s")
-            row = connection.execute(
-                "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int as timeline"
-            ).fetchone()
-            connection.execute("checkpoint")
-            return int(row["timeline"])
+        try:
+            with self.connected() as connection:
+                row = connection.execute("select pg_promote(true, %s) as done", (PROMOTE_SECONDS,)).fetchone()
+                if not row["done"]:
+                    raise self._failure(f"The promotion did not end within {PROMOTE_SECONDS} s")
+                connection.execute("checkpoint")
+                row = connection.execute(
+                    "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int as timeline"
+                ).fetchone()
+                return int(row["timeline"])
+        except _Unreachable:
+            raise self._failure("The server stopped while it was promoted") from None
 
     def _expect_target(self, progress: Progress, choice: Choice) -> None:
         """A server also pauses when a setting is lower than the primary's was; that is not the target."""
@@ -263,14 +271,14 @@ class _Server:
         """None while the server takes no sessions yet."""
         if self._process is not None and self._process.poll() is not None:
             raise self._failure("The server stopped while it replayed")
-        with contextlib.suppress(_Unreachable), self._connected() as connection:
+        with contextlib.suppress(_Unreachable), self.connected() as connection:
             row = connection.execute(_PROGRESS).fetchone()
             replayed = Lsn.parse(row["replayed"]) if row["replayed"] else None
             return Progress(replayed, row["paused"], row["waiting_for"], row["last_commit"], row["in_recovery"])
         return None
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def connected(self) -> Iterator[Any]:
         import psycopg
         from psycopg.rows import dict_row
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,14 @@ def plan(shelf: Shelf, request: Request) -> Plan:
     return Plan(choice, places, replay_limits([backup.settings for backup in later]))
 
 
-def restore(config: Config, config_file: str, installed: str, shelf: Shelf, request: Request) -> dict[str, Any]:
+def restore(
+    config: Config,
+    config_file: str,
+    installed: str,
+    shelf: Shelf,
+    request: Request,
+    before_replay: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
     """Plan and carry out.
 
     Args:
@@ -118,6 +125,7 @@ def restore(config: Config, config_file: str, installed: str, shelf: Shelf, requ
         config_file, installed: for the restore_command of the replaying server.
         shelf: to restore from.
         request: what and where.
+        before_replay: called with the data directory while it is still exactly as it was backed up.
 
     Raises:
         Refused: before anything was changed.
@@ -128,6 +136,8 @@ def restore(config: Config, config_file: str, installed: str, shelf: Shelf, requ
     backup = decided.choice.backup
     written = files.restore(shelf, backup, decided.places, threads=config.backup.threads, delta=request.delta)
     copied = time.monotonic()
+    if before_replay is not None:
+        before_replay(request.directory)
     _clean_auto_conf(request.directory)
     report = decided.to_dict(request) | {
         "files": written.files,

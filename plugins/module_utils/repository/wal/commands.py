@@ -33,15 +33,19 @@ def archive_command(spool_directory: str, system: int, *, config_file: str, inst
     return f"[ {marker} -nt %p ] || /usr/bin/python3 -I -S {client} {shlex.quote(spool_directory)} %p || {fallback} %p"
 
 
-def restore_command(*, config_file: str, prefetched: str | None = None, installed: str = INSTALLED) -> str:
+def restore_command(
+    *, config_file: str, repository: str | None = None, prefetched: str | None = None, installed: str = INSTALLED
+) -> str:
     """For `postgresql.conf` or a restore.
 
     Args:
         config_file: of the engine.
+        repository: ask this one alone; None for all, in order.
         prefetched: directory into which a running restore puts checked segments ahead of time.
         installed: where the engine is.
     """
-    get = f"exec {shlex.quote(installed)}/dbops --config {shlex.quote(config_file)} wal get %f %p"
+    get = f"exec {shlex.quote(installed)}/dbops --config {shlex.quote(config_file)} wal get"
+    get += f" --repository {shlex.quote(repository)} %f %p" if repository else " %f %p"
     if prefetched is None:
         return get
     return f"mv {shlex.quote(prefetched)}/%f %p 2>/dev/null || {get}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ContentConflict
@@ -71,6 +71,10 @@ def read(repository: Repository, cluster: Cluster, name: str) -> bytes | None:
         ContentConflict: it has two.
         FleetError: it cannot be read, or is damaged.
     """
+    try:
+        segment = Segment.parse(name, cluster.segment_size) if kind_of(name) is Kind.SEGMENT else None
+    except ValueError as error:
+        raise Refused(str(error)) from None
     found = hashes(repository, cluster.system, name)
     if not found:
         return None
@@ -82,10 +86,10 @@ def read(repository: Repository, cluster: Cluster, name: str) -> bytes | None:
         )
     ((sha256, key),) = found.items()
     content = repository.decode(repository.store.read(key), key, sha256)
-    if kind_of(name) is Kind.SEGMENT:
+    if segment is not None:
         header.check(
             content[: header.LONG_HEADER_BYTES],
-            Segment.parse(name, cluster.segment_size),
+            segment,
             file_size=len(content),
             system_identifier=cluster.system,
             major=cluster.major,

@@ -44,7 +44,7 @@ class TimelineReport(Record):
         first: name of the oldest segment held.
         last: name of the newest one.
         count: segments held.
-        frontier: the position up to which there is no gap, counted from `first`.
+        frontier: the position up to which there is no gap, counted from `first` or the horizon.
         last_time: when the newest arrived, seconds since the epoch.
         gaps: what is missing between first and last.
     """
@@ -58,23 +58,27 @@ class TimelineReport(Record):
     gaps: tuple[Gap, ...]
 
 
-def report(held: Mapping[Segment, float], now: float) -> tuple[TimelineReport, ...]:
+def report(held: Mapping[Segment, float], now: float, horizon: int = 0) -> tuple[TimelineReport, ...]:
     """One report per timeline, oldest first.
 
     Args:
         held: every segment in the archive with the time of its arrival.
         now: seconds since the epoch, by the same clock.
+        horizon: number of the first segment that retention keeps without holes; gaps before it are meant.
     """
     timelines = sorted({segment.timeline for segment in held})
-    return tuple(_report_one(timeline, held, now) for timeline in timelines)
+    return tuple(_report_one(timeline, held, now, horizon) for timeline in timelines)
 
 
-def _report_one(timeline: int, held: Mapping[Segment, float], now: float) -> TimelineReport:
+def _report_one(timeline: int, held: Mapping[Segment, float], now: float, horizon: int) -> TimelineReport:
     segments = sorted(segment for segment in held if segment.timeline == timeline)
     gaps = []
     frontier = segments[0].end
     for before, after in itertools.pairwise(segments):
-        if after.number != before.number + 1:
+        if after.number <= horizon:
+            frontier = after.end
+        elif after.number != before.number + 1:
+            before = Segment(timeline, max(before.number, horizon - 1), before.size)
             gaps.append(_gap(before, after, fresh=now - held[after] < DELAY_SECONDS))
         elif not gaps:
             frontier = after.end

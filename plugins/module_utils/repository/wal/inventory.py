@@ -37,4 +37,5 @@ def read(repository: Repository, system: int, segment_size: int) -> Archive:
                 histories[timeline] = TimelineHistory.parse(timeline, text)
             except ValueError as error:
                 raise ObjectCorrupt(f"{repository.store.address}: {item.key}: {error}") from None
-    return Archive(held, histories)
+    marks = [int(item.key.rpartition("/")[2]) for item in repository.store.list(layout.horizon_prefix(system))]
+    return Archive(held, histories, max(marks, default=0))

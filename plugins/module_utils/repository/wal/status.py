@@ -49,7 +49,9 @@ def _repository(settings: RepositorySettings, config: Config, cluster: Cluster) 
         archive = inventory.read(repository, cluster.system, cluster.segment_size)
     except FleetError as error:
         return RepositoryView(settings.name, error=str(error))
-    return RepositoryView(settings.name, repository.store.address, None, gaps.report(archive.held, time.time()))
+    return RepositoryView(
+        settings.name, repository.store.address, None, gaps.report(archive.held, time.time(), archive.horizon)
+    )
 
 
 def prove(config: Config, *, timeout_seconds: float) -> dict[str, float | str]:

@@ -1,0 +1,142 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carrying retention out: one list of objects, shown by a dry run and deleted by a real one."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectExists
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.retention import (
+    Plan,
+    Policy,
+    needed_packs,
+    plan,
+    removable_segments,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, Segment, kind_of
+
+DELETING_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Everything that retention deletes.
+
+    Attributes:
+        decided: the plan for backups.
+        listings: catalogue entries and begun-marks; these go first, so that nothing is listed whose data are going.
+        objects: the data.
+        segments: names of the WAL segments among them.
+        size: bytes that become free.
+        horizon: number of the first segment that stays without holes; None when no WAL goes.
+    """
+
+    decided: Plan
+    listings: tuple[str, ...]
+    objects: tuple[str, ...]
+    segments: tuple[str, ...]
+    size: int
+    horizon: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "keep": {backup: list(why) for backup, why in self.decided.keep.items()},
+            "remove": list(self.decided.remove),
+            "wal_segments": len(self.segments),
+            "objects": len(self.listings) + len(self.objects),
+            "bytes": self.size,
+        }
+
+
+def decide(shelf: Shelf, policy: Policy) -> Removal:
+    """What would be deleted now.
+
+    Raises:
+        Refused: nothing may be deleted; see retention.plan.
+    """
+    now = time.time()
+    listed = shelf.listed()
+    decided = _sparing_bases(plan(listed, policy, now), shelf, now)
+    kept = [item.backup for item in listed if item.backup.id in decided.keep]
+    listings = [
+        key
+        for backup in decided.remove
+        for key in (layout.catalog_object(shelf.system, backup), layout.begun_object(shelf.system, backup))
+    ]
+    objects, size = [], 0
+    for key, stored in _backup_objects(shelf, kept, now):
+        if key not in listings:
+            objects.append(key)
+        size += stored
+    segments: tuple[Segment, ...] = ()
+    if kept:
+        archive = inventory.read(shelf.repository, shelf.system, kept[0].segment_size)
+        segments = removable_segments(archive.held, kept, decided.continuous_from, archive.histories)
+        for key, stored in _wal_objects(shelf, set(segments), kept[0].segment_size):
+            objects.append(key)
+            size += stored
+    base = decided.continuous_from
+    horizon = int(base.start_lsn) // base.segment_size if base is not None and segments else None
+    names = tuple(segment.name for segment in segments)
+    return Removal(decided, tuple(listings), tuple(objects), names, size, horizon)
+
+
+def carry_out(shelf: Shelf, removal: Removal) -> None:
+    """Delete it. Killed half-way, the next run finds the rest."""
+    if removal.horizon is not None:
+        _move_horizon(shelf, removal.horizon)
+    for keys in (removal.listings, removal.objects):
+        with ThreadPoolExecutor(DELETING_THREADS) as workers:
+            list(workers.map(shelf.repository.store.delete, keys))
+
+
+def _move_horizon(shelf: Shelf, number: int) -> None:
+    """Say first that holes will be there on purpose, so that nobody takes them for a loss."""
+    store = shelf.repository.store
+    mark = layout.horizon_object(shelf.system, number)
+    with contextlib.suppress(ObjectExists):
+        store.create(mark, b"")
+    for item in list(store.list(layout.horizon_prefix(shelf.system))):
+        if item.key < mark:
+            store.delete(item.key)
+
+
+def _sparing_bases(decided: Plan, shelf: Shelf, now: float) -> Plan:
+    """A backup that is running may refer to the packs of an older one."""
+    bases = {one.base for one in shelf.unfinished() if one.running(now) and one.base in decided.remove}
+    if not bases:
+        return decided
+    keep = {**decided.keep, **{base: ("base of a running backup",) for base in bases if base is not None}}
+    return Plan(keep, tuple(backup for backup in decided.remove if backup not in bases), decided.continuous_from)
+
+
+def _backup_objects(shelf: Shelf, kept: list[Backup], now: float) -> Iterator[tuple[str, int]]:
+    """Objects of backups that are neither kept nor running, but for packs that a kept one reads."""
+    stay = {backup.id for backup in kept} | {one.backup for one in shelf.unfinished() if one.running(now)}
+    packs = {layout.pack_object(shelf.system, owner, number) for owner, number in needed_packs(kept)}
+    for item in shelf.repository.store.list(f"{shelf.system}/backup/"):
+        if item.key.split("/")[2] not in stay and item.key not in packs:
+            yield item.key, item.size
+
+
+def _wal_objects(shelf: Shelf, segments: set[Segment], size: int) -> Iterator[tuple[str, int]]:
+    """Every object that belongs to one of these segments: content, claim, partial, label."""
+    for item in shelf.repository.store.list(layout.wal_prefix(shelf.system)):
+        name = item.key.rpartition("/")[2].partition("-")[0]
+        try:
+            if kind_of(name) is not Kind.HISTORY and Segment.parse(name, size) in segments:
+                yield item.key, item.size
+        except ValueError:
+            continue  # not ours, so not touched

@@ -1,0 +1,160 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the modules `wal_archive` and `wal_archive_info` do: bring the archive into being, prove it, tell its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import account, server
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import repository as repositories
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config, RepositorySettings, load
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import (
+    ObjectMissing,
+    StoreUnavailable,
+    WrongIdentity,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import commands, status
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.health import Limits, ServerView
+
+
+@dataclass(frozen=True)
+class Need:
+    """What is not yet as wanted.
+
+    Attributes:
+        repositories: names of those that do not know this cluster.
+        settings: of the server, to be set.
+        restart: whether the server archives only after a restart.
+    """
+
+    repositories: tuple[str, ...]
+    settings: dict[str, str]
+    restart: bool
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.repositories or self.settings)
+
+
+def needed(
+    view: ServerView, unknown_to: tuple[str, ...], *, archive_command: str, timeout_setting: str, archive_timeout: str
+) -> Need:
+    """Compare. Decides only.
+
+    Args:
+        view: the server's.
+        unknown_to: repositories that do not know this cluster.
+        archive_command: ours.
+        timeout_setting: the server's archive_timeout, in seconds.
+        archive_timeout: the wanted one, in seconds.
+    """
+    wanted = {"archive_command": archive_command, "archive_timeout": archive_timeout}
+    found = {"archive_command": view.archive_command, "archive_timeout": timeout_setting}
+    settings = {name: value for name, value in wanted.items() if found[name] != value}
+    off = view.archive_mode == "off"
+    if off:
+        settings["archive_mode"] = "on"
+    return Need(unknown_to, settings, off)
+
+
+def ensure(params: dict[str, Any], check_mode: bool) -> Outcome:
+    """For `dbops.fleet.wal_archive`."""
+    config = load(params["config_file"])
+    with account.owner_of(config.data_directory):
+        cluster = clusters.read(config)
+        ours = _archive_command(params, config, cluster)
+        with server.connected(config) as session:
+            view = server.view(session)
+            row = session.execute("select setting from pg_settings where name = 'archive_timeout'").fetchone()
+            need = needed(
+                view,
+                tuple(settings.name for settings in config.repositories if not _knows(settings, config, cluster)),
+                archive_command=ours,
+                timeout_setting=row["setting"],
+                archive_timeout=str(params["archive_timeout"]),
+            )
+            before = _described(config, need, view, row["setting"])
+            after = {**before, **need.settings, "repositories": [settings.name for settings in config.repositories]}
+            if need.anything and not check_mode:
+                _apply(session, config, cluster, need)
+        warnings = []
+        if need.restart:
+            warnings.append("archive_mode takes effect when the server is restarted; nothing is archived until then")
+        proof = None
+        if params["prove"] and not check_mode and not need.restart and not view.in_recovery:
+            proof = status.prove(config, timeout_seconds=params["prove_timeout"])
+        state = status.read(config, ours)
+    return Outcome(
+        changed=need.anything,
+        result={"state": state.to_dict(), "proof": proof, "restart_required": need.restart},
+        before=before,
+        after=after,
+        warnings=tuple(warnings),
+    )
+
+
+def read(params: dict[str, Any], check_mode: bool) -> Outcome:
+    """For `dbops.fleet.wal_archive_info`: changes nothing, in either mode."""
+    config = load(params["config_file"])
+    limits = Limits(params["rpo_warning"], params["rpo_critical"])
+    with account.owner_of(config.data_directory):
+        cluster = clusters.read(config)
+        state = status.read(config, _archive_command(params, config, cluster), limits)
+    return Outcome(changed=False, result={"state": state.to_dict()})
+
+
+def _archive_command(params: dict[str, Any], config: Config, cluster: Cluster) -> str:
+    return commands.archive_command(
+        config.spool_directory, cluster.system, config_file=params["config_file"], installed=params["engine_directory"]
+    )
+
+
+def _knows(settings: RepositorySettings, config: Config, cluster: Cluster) -> bool:
+    try:
+        repositories.open_repository(settings, config).check_system(cluster.system, cluster.major)
+    except WrongIdentity as error:
+        # Another cluster's repository is for `init` to refuse; one of an older system becomes ours by `init`.
+        if "belongs to cluster" in str(error):
+            raise
+        return False
+    except StoreUnavailable as error:
+        if isinstance(error.__context__, ObjectMissing):
+            return False
+        raise
+    return True
+
+
+def _described(config: Config, need: Need, view: ServerView, archive_timeout: str) -> dict[str, Any]:
+    return {
+        "archive_mode": view.archive_mode,
+        "archive_command": view.archive_command,
+        "archive_timeout": archive_timeout,
+        "repositories": [one.name for one in config.repositories if one.name not in need.repositories],
+    }
+
+
+def _apply(session: Any, config: Config, cluster: Cluster, need: Need) -> None:
+    """Repositories first: the server must not be told to archive into what is not there."""
+    for settings in config.repositories:
+        if settings.name in need.repositories:
+            repositories.init(
+                settings, config, system=cluster.system, major=cluster.major, segment_size=cluster.segment_size
+            )
+    for name, value in need.settings.items():
+        session.execute(f"alter system set {name} = {_literal(session, value)}")
+    if need.settings:
+        row = session.execute("select pg_reload_conf() as done").fetchone()
+        if not row["done"]:
+            raise OperationFailed("The server did not take the signal to read its configuration again")
+
+
+def _literal(session: Any, value: str) -> str:
+    row = session.execute("select quote_literal(%s::text) as quoted", (value,)).fetchone()
+    return str(row["quoted"])

@@ -1,0 +1,197 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a target to a backup and a line of timelines, or to a refusal that says what can be had."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, Verification
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import (
+    Archive,
+    Target,
+    choose,
+    parse_target,
+    replay_limits,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment
+
+SIZE = 16 * 1024 * 1024
+
+
+def at(number: int, offset: int = 100) -> Lsn:
+    return Lsn(number * SIZE + offset)
+
+
+def backup(name: str, number: int, timeline: int = 1) -> Backup:
+    """A backup that lies within one segment; the clock is the segment's number in minutes."""
+    return Backup(
+        id=name,
+        system="1",
+        major=15,
+        timeline=timeline,
+        start_lsn=at(number, 40),
+        stop_lsn=at(number, 400),
+        start_time=number * 60.0,
+        stop_time=number * 60.0 + 30,
+        incremental=False,
+        source="primary",
+        host="db1",
+        segment_size=SIZE,
+        size=1,
+        sent=1,
+        files=1,
+        index=(),
+        packs={},
+    )
+
+
+def archive(*parts: tuple[int, range], histories: dict[int, TimelineHistory] | None = None) -> Archive:
+    """Segments that each arrived a minute after the one before."""
+    held = {
+        Segment(timeline, number, SIZE): (number + 1) * 60.0 for timeline, numbers in parts for number in numbers
+    }
+    return Archive(held, histories or {})
+
+
+# Timeline 2 leaves 1 in segment 20, timeline 3 leaves 2 in segment 30, and timeline 4 left 1 long before, in segment 5.
+BRANCHED = archive(
+    (1, range(25)),
+    (2, range(20, 35)),
+    (3, range(30, 40)),
+    (4, range(5, 50)),
+    histories={
+        2: TimelineHistory(2, ((1, at(20)),)),
+        3: TimelineHistory(3, ((1, at(20)), (2, at(30)))),
+        4: TimelineHistory(4, ((1, at(5)),)),
+    },
+)
+BACKUPS = [Listed(backup("a", 2)), Listed(backup("b", 10)), Listed(backup("c", 25, timeline=2))]
+
+
+def test_latest_takes_the_newest_backup_and_the_newest_timeline_that_grew_from_it() -> None:
+    choice = choose(BACKUPS, BRANCHED, Target())
+    assert choice.backup.id == "c"
+    assert choice.history.timeline == 3
+    assert choice.end == Segment(3, 39, SIZE).end
+
+
+def test_a_time_takes_the_newest_backup_that_ended_before_it() -> None:
+    assert choose(BACKUPS, BRANCHED, Target("time", time=12 * 60.0)).backup.id == "b"
+    assert choose(BACKUPS, BRANCHED, Target("time", time=10 * 60.0 + 29)).backup.id == "a"
+
+
+def test_a_timeline_that_left_before_a_backup_is_reached_from_an_older_one() -> None:
+    choice = choose(BACKUPS, BRANCHED, Target(timeline=4))
+    assert (choice.backup.id, choice.history.timeline) == ("a", 4)
+
+
+def test_current_and_immediate_stay_on_the_backups_timeline() -> None:
+    assert choose(BACKUPS, BRANCHED, Target(current=True)).history.timeline == 2
+    assert choose(BACKUPS, BRANCHED, Target("immediate", backup="b")).history.timeline == 1
+
+
+def test_a_backup_taken_behind_the_fork_of_an_old_timeline_cannot_reach_the_new_one() -> None:
+    late = [Listed(backup("after the fork", 22, timeline=1))]
+    with pytest.raises(Refused, match="did not grow from"):
+        choose(late, BRANCHED, Target(timeline=3))
+
+
+def test_a_gap_ends_what_can_be_reached_and_the_refusal_says_where() -> None:
+    broken = archive((1, range(15)), (1, range(16, 30)))
+    choice = choose([BACKUPS[1]], broken, Target())
+    assert choice.end == Segment(1, 14, SIZE).end
+    with pytest.raises(Refused) as refusal:
+        choose([BACKUPS[1]], broken, Target("lsn", lsn=at(20)))
+    assert f"to {choice.end}" in str(refusal.value)
+
+
+def test_a_backup_whose_own_wal_is_missing_is_passed_over() -> None:
+    broken = archive((1, range(10)), (1, range(11, 30)))
+    assert choose(BACKUPS[:2], broken, Target()).backup.id == "a"
+
+
+def test_a_bad_backup_is_passed_over_unless_it_is_named() -> None:
+    bad = Listed(BACKUPS[1].backup, None, Verification("b", "read", 0, False, "a hash differs"))
+    assert choose([BACKUPS[0], bad], BRANCHED, Target("time", time=15 * 60.0)).backup.id == "a"
+    assert choose([BACKUPS[0], bad], BRANCHED, Target("time", time=15 * 60.0, backup="b")).backup.id == "b"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Target("time", time=0.0),
+        Target("time", time=1e9),
+        Target("lsn", lsn=Lsn(1)),
+        Target("lsn", lsn=at(400)),
+        Target(timeline=9),
+        Target(backup="nobody"),
+    ],
+)
+def test_what_cannot_be_reached_is_refused(target: Target) -> None:
+    with pytest.raises(Refused):
+        choose(BACKUPS, BRANCHED, target)
+
+
+def test_an_empty_repository_is_refused() -> None:
+    with pytest.raises(Refused, match="no usable backup"):
+        choose([], BRANCHED, Target())
+
+
+@settings(derandomize=True, max_examples=300)
+@given(
+    missing=st.sets(st.integers(0, 39), max_size=6),
+    numbers=st.lists(st.integers(0, 39), min_size=1, max_size=5, unique=True),
+    position=st.integers(0, 41 * SIZE),
+)
+def test_an_lsn_is_only_promised_when_every_segment_on_the_way_is_there(
+    missing: set[int], numbers: list[int], position: int
+) -> None:
+    held = Archive({Segment(1, n, SIZE): n * 60.0 for n in range(40) if n not in missing}, {})
+    backups = [Listed(backup(f"b{n:02}", n)) for n in numbers]
+
+    def possible(one: Backup) -> bool:
+        way = range(int(one.start_lsn) // SIZE, max(position - 1, int(one.stop_lsn) - 1) // SIZE + 1)
+        return position >= one.stop_lsn and all(n < 40 and n not in missing for n in way)
+
+    able = [item.backup for item in backups if possible(item.backup)]
+    target = Target("lsn", lsn=Lsn(position))
+    if able:
+        assert choose(backups, held, target).backup == max(able, key=lambda one: one.stop_time)
+    else:
+        with pytest.raises(Refused):
+            choose(backups, held, target)
+
+
+@pytest.mark.parametrize("text", ["2026-03-01 14:30:00+01:00", "2026-03-01T13:30:00Z"])
+def test_a_time_with_its_zone_is_read(text: str) -> None:
+    assert parse_target("time", text).time == 1772371800.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "timeline"),
+    [
+        ("time", "2026-03-01 14:30:00", "latest"),
+        ("time", "yesterday", "latest"),
+        ("lsn", "12345", "latest"),
+        ("xid", "abc", "latest"),
+        ("latest", "now", "latest"),
+        ("time", "", "latest"),
+        ("point", "x", "latest"),
+        ("latest", "", "newest"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(kind: str, value: str, timeline: str) -> None:
+    with pytest.raises(Refused):
+        parse_target(kind, value, timeline)
+
+
+def test_replay_limits_are_the_largest_of_all_later_settings() -> None:
+    recorded = [{"max_connections": "100"}, {"max_connections": "300", "work_mem": "4"}, {"max_wal_senders": "7"}]
+    assert replay_limits(recorded) == {"max_connections": 300, "max_wal_senders": 7}
