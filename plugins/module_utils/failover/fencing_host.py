@@ -42,10 +42,18 @@ def fence_host(
     if instance.exists and not instance.empty:
         LocalPrimary(instance).write_standby_signal()
     masked = mask(instance, True)
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        if _stopped(instance, number, stop_timeout):
-            break
+    stop_instance(instance, stop_timeout)
     return _read_back(instance, masked)
+
+
+def stop_instance(instance: Instance, timeout: float = 30.0) -> bool:
+    """Stop the server fast, then immediately, then by SIGKILL; whether it is gone.
+
+    Args:
+        timeout: seconds for each of the three.
+    """
+    signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
+    return any(_stopped(instance, number, timeout) for number in signals)
 
 
 def mask(instance: Instance, on: bool) -> bool | None:

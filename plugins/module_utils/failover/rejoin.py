@@ -1,0 +1,438 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes a member a replica again: reads what `rejoin_plan.py` decides from, acts on the plan, proves the outcome."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.clone import run as clone_run
+from ansible_collections.dbops.fleet.plugins.module_utils.clone.facts import CloneRequest
+from ansible_collections.dbops.fleet.plugins.module_utils.clone.facts import Source as CloneSource
+from ansible_collections.dbops.fleet.plugins.module_utils.clone.settings import auto_conf
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import mark_file, mask, stop_instance
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import sync_directory
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.lost_rows import Lost, LostRows, count
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan import (
+    Consent,
+    Directory,
+    RejoinPlan,
+    Source,
+    plan_rejoin,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import STATE_DIRECTORY, Target
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_local import LocalPrimary, start_server
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_remote import configure_session
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.wal_end import wal_end
+from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres import conninfo as libpq
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres import session
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.wal import (
+    DEFAULT_SEGMENT_SIZE,
+    is_segment_name,
+    segment_name,
+)
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import read_instance
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.read import read_remote
+
+
+@dataclass(frozen=True)
+class Rejoin:
+    """One rejoin.
+
+    Attributes:
+        primary: the member to follow, as the operator's account reaches it.
+        streaming: primary_conninfo of the new replica, without password.
+        slot: its slot at the primary; None for none.
+        clone_from: for a clone; None takes the fleet's account and certificates.
+        member_slots: slots that this member had for others when it was the primary; dropped where nobody uses them.
+        timeout: seconds until it streams and has replayed a fresh position.
+        lost_directory: where the write-ahead log beyond the fork is saved.
+    """
+
+    cluster: str
+    name: str
+    address: str
+    instance: Instance
+    primary: Target
+    streaming: str
+    slot: str | None = None
+    clone_from: CloneSource | None = None
+    member_slots: tuple[str, ...] = ()
+    consent: Consent = field(default_factory=Consent)
+    timeout: float = 120.0
+    state_directory: Path = STATE_DIRECTORY
+    lost_directory: Path = Path("/var/lib/dbops-fleet/lost")
+
+    @property
+    def mark(self) -> Path:
+        """There while a rewind works on the directory: what is found with it must never be started."""
+        return self.state_directory / f"rewind-{self.instance.version}-{self.instance.name}.json"
+
+
+def rejoin(order: Rejoin, check_mode: bool) -> Outcome:
+    """Observe, plan, act, prove.
+
+    Raises:
+        Refused: nothing was changed.
+        OperationFailed: what is left behind is in the message; running it again goes on from there.
+    """
+    target, directory = _target(order)
+    source, origin = _source(order)
+    plan = plan_rejoin(target, source, directory, origin, order.consent, cluster=order.cluster)
+    before = {
+        "member": order.name,
+        "state": target.state,
+        "timeline": target.timeline,
+        "position": str(target.position),
+    }
+    result: dict[str, Any] = {"plan": plan.to_dict(), "action": plan.action, "msg": plan.reason, "lost": None}
+    if not plan.changes:
+        return Outcome(False, result, before, before)
+    after = {"member": order.name, "state": "running", "timeline": source.timeline, "follows": order.primary.name}
+    if check_mode:
+        return Outcome(True, result, before, after)
+    result |= _act(order, plan, target)
+    result |= _prove(order)
+    return Outcome(True, result, before, after)
+
+
+def _target(order: Rejoin) -> tuple[MemberFacts, Directory]:
+    instance = order.instance
+    found = read_instance(instance, order.address)
+    facts = replace(found.member, name=order.name, address=order.address)
+    if found.state in ("absent", "empty"):
+        facts = replace(facts, state="absent")
+    unreadable = None
+    end = None
+    if facts.control is None and facts.state not in ("absent", "unreachable"):
+        unreadable = facts.error or "it is missing"
+    elif facts.control is not None and facts.timeline is not None:
+        start = max(facts.control.checkpoint_lsn, facts.control.min_recovery_lsn, facts.replay_lsn or Lsn(0))
+        end = wal_end(instance, facts.timeline, start)
+    data = instance.data_directory
+    free = shutil.disk_usage(data if data.exists() else data.parent).free
+    return facts, Directory(
+        end,
+        order.mark.exists() or found.state == "interrupted_clone",
+        tuple(_unfit(data)),
+        _tablespaces(data),
+        len(list((data / "pg_wal" / "archive_status").glob("*.ready"))),
+        free,
+        unreadable,
+    )
+
+
+def _unfit(data: Path) -> list[str]:
+    """What pg_rewind could not overwrite. Links for pg_wal and for tablespaces are PostgreSQL's own."""
+    unfit = []
+    for folder, names, files in os.walk(data):
+        for name in [*names, *files]:
+            path = Path(folder) / name
+            inside = path.relative_to(data)
+            if path.is_symlink():
+                if inside != Path("pg_wal") and inside.parent != Path("pg_tblspc"):
+                    unfit.append(str(inside))
+            elif name in files and (not path.is_file() or not path.stat().st_mode & 0o200):
+                unfit.append(str(inside))
+    return unfit
+
+
+def _tablespaces(data: Path) -> tuple[str, ...]:
+    links = data / "pg_tblspc"
+    return tuple(sorted(str(link.resolve()) for link in links.iterdir())) if links.is_dir() else ()
+
+
+def _source(order: Rejoin) -> tuple[MemberFacts, Source]:
+    place = order.primary
+    facts = read_remote(place.name, place.address, place.port, place.conninfo)
+    if not facts.is_primary:
+        return facts, Source()
+    query = """
+        SELECT (SELECT timeline_id FROM pg_control_checkpoint()),
+               (SELECT coalesce(sum(size), 0) FROM pg_ls_waldir())::bigint,
+               (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database)::bigint,
+               (SELECT coalesce(array_agg(pg_tablespace_location(oid) ORDER BY 1), '{}') FROM pg_tablespace
+                 WHERE pg_tablespace_location(oid) <> '')"""
+    with _connect(order) as connection:
+        row = connection.execute(query).fetchone()
+    if row is None:
+        return facts, Source()
+    return facts, Source(row[0], row[1], row[2], tuple(sorted(row[3])))
+
+
+def _connect(order: Rejoin) -> Any:
+    place = order.primary
+    where = place.conninfo or libpq.between_members(place.address, place.port, application_name="dbops.fleet rejoin")
+    return session.connect_remote(where, statement_timeout=3600.0)
+
+
+def _act(order: Rejoin, plan: RejoinPlan, target: MemberFacts) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if plan.stop_first and target.state == "running":
+        stop_instance(order.instance)
+    if plan.fork is not None and plan.fork_timeline is not None and target.state != "absent":
+        result["lost"] = _save_lost(order, plan.fork_timeline, plan.fork).to_dict()
+    _make_slot(order)
+    if plan.action == "rewind":
+        try:
+            _rewind(order, plan)
+        except OperationFailed as error:
+            if plan.fallback != "clone":
+                raise
+            result |= {"action": "clone", "rewind_failed": str(error)}
+            _clone(order)
+    elif plan.action == "clone":
+        _clone(order)
+    if plan.action == "follow":
+        with order.instance.connect() as connection:
+            configure_session(connection, _following(order))
+    else:
+        _start_as_standby(order)
+    return result
+
+
+def _following(order: Rejoin) -> dict[str, str | None]:
+    return {"primary_conninfo": order.streaming, "primary_slot_name": order.slot or ""}
+
+
+def _make_slot(order: Rejoin) -> None:
+    """So that the primary keeps what the member needs, from now on."""
+    if order.slot is None:
+        return
+    query = """
+        SELECT pg_create_physical_replication_slot(%s, true)
+         WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)"""
+    with _connect(order) as connection:
+        connection.execute(query, (order.slot, order.slot))
+
+
+def _save_lost(order: Rejoin, timeline: int, fork: Lsn) -> Lost:
+    """Count what is beyond the fork, and keep its write-ahead log and all that was never archived."""
+    instance = order.instance
+    place = order.lost_directory / f"{order.cluster}-{order.name}-{time.strftime('%Y%m%dT%H%M%S')}"
+    place.mkdir(parents=True, mode=0o700)
+    wal = instance.data_directory / "pg_wal"
+    command = [str(instance.binaries / "pg_waldump"), f"--path={wal}", f"--timeline={timeline}", f"--start={fork}"]
+    text = place / "pg_waldump.txt"
+    with text.open("w") as output:
+        subprocess.run(command, stdout=output, stderr=subprocess.DEVNULL, env={"LC_ALL": "C"}, check=False)
+    ready = {path.name.removesuffix(".ready") for path in (wal / "archive_status").glob("*.ready")}
+    control = instance.control_data()
+    from_here = segment_name(timeline, fork, control.wal_segment_size if control else DEFAULT_SEGMENT_SIZE)
+    for segment in sorted(path for path in wal.iterdir() if is_segment_name(path.name)):
+        if segment.name in ready or from_here <= segment.name < f"{timeline + 1:08X}":
+            shutil.copy2(segment, place / segment.name)
+    with text.open() as lines:
+        lost = count(lines)
+    lost = replace(lost, tables=_named(order, lost.tables), saved=str(place))
+    (place / "summary.json").write_text(json.dumps(lost.to_dict(), indent=2))
+    return lost
+
+
+def _named(order: Rejoin, tables: tuple[LostRows, ...]) -> tuple[LostRows, ...]:
+    """Names of the relations, asked of the primary, which has the same files under the same numbers."""
+    named = []
+    driver = session.require_psycopg()
+    for table in tables:
+        name = None
+        try:
+            with _connect(order) as connection:
+                row = connection.execute("SELECT datname FROM pg_database WHERE oid = %s", (table.database,)).fetchone()
+            if row:
+                base = libpq.parse(
+                    order.primary.conninfo
+                    or libpq.between_members(
+                        order.primary.address, order.primary.port, application_name="dbops.fleet rejoin"
+                    )
+                )
+                with session.connect_remote(libpq.build({**base, "dbname": row[0]})) as inside:
+                    found = inside.execute(
+                        "SELECT pg_filenode_relation(0, %s)::regclass::text", (table.relation,)
+                    ).fetchone()
+                name = f"{row[0]}: {found[0]}" if found and found[0] else None
+        except (driver.Error, FleetError, ValueError):
+            # A name is a convenience: without CONNECT on that database the numbers have to do.
+            name = None
+        named.append(replace(table, name=name))
+    return tuple(named)
+
+
+def _rewind(order: Rejoin, plan: RejoinPlan) -> None:
+    """pg_rewind, between a mark that forbids to start what it leaves when it is interrupted, and its removal."""
+    instance, data = order.instance, order.instance.data_directory
+    if plan.checkpoint_source:
+        with _connect(order) as connection:
+            connection.execute("CHECKPOINT")
+    # pg_rewind brings the source's configuration along with everything else.
+    kept = _configuration(data)
+    order.state_directory.mkdir(parents=True, exist_ok=True)
+    order.mark.write_text(json.dumps({"cluster": order.cluster, "member": order.name, "begun": time.time()}))
+    sync_directory(order.state_directory)
+    # Single-user recovery after a crash, which pg_rewind starts, refuses to be a standby.
+    LocalPrimary(instance).remove_standby_signal()
+    where = order.primary.conninfo or libpq.between_members(
+        order.primary.address, order.primary.port, application_name="dbops.fleet rejoin"
+    )
+    command = [str(instance.binaries / "pg_rewind"), f"--target-pgdata={data}", f"--source-server={where}"]
+    if instance.config_directory is not None:
+        command.append(f"--config-file={instance.config_directory / 'postgresql.conf'}")
+    if _restore_command(instance):
+        command.append("--restore-target-wal")
+    if instance.control_data() is not None and _clean(instance):
+        dry = _as_owner(instance, [*command, "--dry-run"])
+        if dry.returncode:
+            # Nothing was touched yet: the directory may still be started or cloned over.
+            order.mark.unlink()
+            raise OperationFailed(f"pg_rewind's dry run says: {_last_line(dry)}", host=order.name)
+    done = _as_owner(instance, command)
+    if done.returncode:
+        raise OperationFailed(
+            f"pg_rewind failed: {_last_line(done)}",
+            host=order.name,
+            remedy="Its data directory must not be started. Run again: it will be cloned.",
+        )
+    _put_back(kept)
+    order.mark.unlink()
+    sync_directory(order.state_directory)
+
+
+def _configuration(data: Path) -> dict[Path, bytes]:
+    """Configuration that is in the data directory: the member's own, which the source's must not replace."""
+    return {path: path.read_bytes() for path in data.glob("*.conf") if path.is_file()}
+
+
+def _put_back(kept: Mapping[Path, bytes]) -> None:
+    for path, content in kept.items():
+        path.write_bytes(content)
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _clean(instance: Instance) -> bool:
+    control = instance.control_data()
+    return control is not None and control.shut_down_cleanly
+
+
+def _restore_command(instance: Instance) -> str:
+    command = [str(instance.binaries / "postgres"), "-D", str(instance.data_directory), "-C", "restore_command"]
+    if instance.config_directory is not None:
+        command.append(f"--config-file={instance.config_directory / 'postgresql.conf'}")
+    return _as_owner(instance, command).stdout.strip()
+
+
+def _as_owner(instance: Instance, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run one of PostgreSQL's programs as the owner of the data directory."""
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        owner = pwd.getpwuid(instance.data_directory.stat().st_uid)
+        groups = os.getgrouplist(owner.pw_name, owner.pw_gid)
+        identity = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": groups}
+    environment = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    return subprocess.run(
+        list(command), capture_output=True, text=True, env=environment, cwd="/", check=False, **identity
+    )
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def _clone(order: Rejoin) -> None:
+    """A new copy beside the old directory, which is kept as `.old-<time>`."""
+    instance = order.instance
+    source = order.clone_from or CloneSource(
+        order.primary.address, order.primary.port, sslrootcert=libpq.FLEET_CA, passfile=libpq.FLEET_PASSFILE
+    )
+    owner = instance.owner_uid
+    request = CloneRequest(
+        data_directory=os.path.realpath(instance.data_directory),
+        version=instance.version,
+        source=source,
+        member=order.name,
+        bin_directory=str(instance.binaries),
+        slot=order.slot,
+        owner=pwd.getpwuid(owner).pw_name if owner is not None else "postgres",
+        replace=True,
+    )
+    kept = _configuration(instance.data_directory)
+    clone_run.clone(request)
+    _put_back(kept)
+    order.mark.unlink(missing_ok=True)
+
+
+def _start_as_standby(order: Rejoin) -> None:
+    """Write whom it follows, take the fence away, start."""
+    instance, data = order.instance, order.instance.data_directory
+    conf = data / "postgresql.auto.conf"
+    settings = {name: value for name, value in _following(order).items() if value is not None}
+    stat = conf.stat() if conf.exists() else data.stat()
+    conf.write_text(auto_conf(conf.read_text() if conf.exists() else "", settings))
+    os.chown(conf, stat.st_uid, stat.st_gid)
+    LocalPrimary(instance).write_standby_signal()
+    mask(instance, False)
+    try:
+        start_server(instance, order.timeout)
+    except FleetError as error:
+        raise OperationFailed(
+            f"it does not start as a standby: {error}",
+            host=order.name,
+            remedy="Read its log. Running this again with -e fleet_rejoin_method=clone makes a new copy.",
+        ) from error
+    mark_file(order.state_directory).unlink(missing_ok=True)
+
+
+def _prove(order: Rejoin) -> dict[str, Any]:
+    """It streams and has replayed a position that the primary reached after all this."""
+    with _connect(order) as connection:
+        row = connection.execute("SELECT pg_current_wal_lsn()").fetchone()
+    target = Lsn.parse(row[0]) if row else Lsn(0)
+    deadline = time.monotonic() + order.timeout
+    while True:
+        facts = read_instance(order.instance, order.address).member
+        streams = facts.receiver is not None and facts.receiver.status == "streaming"
+        if streams and facts.replay_lsn is not None and facts.replay_lsn >= target:
+            break
+        if time.monotonic() >= deadline:
+            raise OperationFailed(
+                f"after {order.timeout:g} s it does not stream from {order.primary.name} and replay {target} "
+                f"({facts.error or f'it is {facts.state}'})",
+                host=order.name,
+                remedy="Read its log; if it loops on a timeline, run again with -e fleet_rejoin_method=clone.",
+            )
+        time.sleep(0.05)
+    dropped = _drop_stale_slots(order)
+    return {"streaming": True, "replayed": str(facts.replay_lsn), "timeline": facts.timeline, "dropped_slots": dropped}
+
+
+def _drop_stale_slots(order: Rejoin) -> list[str]:
+    """Slots of its time as primary would keep write-ahead log for ever."""
+    query = """
+        SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+         WHERE slot_type = 'physical' AND NOT active AND slot_name = ANY (%s)"""
+    with order.instance.connect() as connection:
+        return [row[0] for row in connection.execute(query, (list(order.member_slots),)).fetchall()]
+
+
+def consent_of(params: Mapping[str, Any], member: str) -> Consent:
+    """The operator's words; each counts only where it names this member."""
+    return Consent(
+        stop_primary=params["stop_primary"] == member,
+        replace_foreign=params["replace"] == member,
+        rewind=params["method"] != "clone",
+    )

@@ -1,0 +1,185 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""List R: a member becomes a replica again. Real servers on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.dbops.fleet.plugins.module_utils.clone.facts import Source
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import stop_instance
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin import Rejoin, rejoin
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan import Consent
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import Target
+from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.tests.faults.loopback import instance_of
+from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    with Servers() as made:
+        yield made
+        # A rejoin starts servers by PostgreSQL's own tools, out of sight of the fixture.
+        for server in made.all:
+            stop_instance(instance_of(server), 5.0)
+
+
+class Pair:
+    """An old primary `n1`, stopped or crashed, and the new primary `n2`."""
+
+    def __init__(self, servers: Servers, root: Path) -> None:
+        self.root = root
+        self.n1 = servers.primary("n1")
+        self.n1.sql("CREATE TABLE acked (id bigint PRIMARY KEY)")
+        self.n2 = servers.replica("n2", of=self.n1, slot="n2")
+
+    def diverge(self, *, lost: int = 10, crash: bool = True) -> None:
+        """n2 loses the stream, n1 goes on, then n1 is gone and n2 takes over."""
+        self.n1.sql("INSERT INTO acked SELECT generate_series(1, 100)")
+        self.n2.wait_for_replay(self.n1)
+        self.n2.sql("ALTER SYSTEM SET primary_conninfo = ''")
+        self.n2.reload()
+        self.n2.sql("SELECT pg_sleep(0.3)")
+        if lost:
+            self.n1.sql("INSERT INTO acked SELECT generate_series(1001, 1000 + %s)", lost)
+        if crash:
+            self.n1.kill()
+        else:
+            self.n1.stop()
+        self.take_over()
+
+    def take_over(self) -> None:
+        """n2 becomes the primary and writes."""
+        self.n2.sql("SELECT pg_promote()")
+        self.n2.sql("INSERT INTO acked VALUES (5000)")
+
+    def rejoin(self, *, check_mode: bool = False, member: Server | None = None, **consent: Any) -> Outcome:
+        """As the module does it."""
+        server, primary = member or self.n1, self.n2
+        order = Rejoin(
+            "orders",
+            server.name,
+            server.address,
+            instance_of(server),
+            Target(primary.name, primary.address, primary.port, primary.conninfo()),
+            f"host={primary.address} port={primary.port} user=postgres application_name={server.name}",
+            slot=server.name,
+            clone_from=Source(primary.address, primary.port, user="postgres", query_user="postgres", sslmode="disable"),
+            member_slots=("n1", "n2", "n3"),
+            consent=Consent(**consent),
+            timeout=30.0,
+            state_directory=self.root / "state",
+            lost_directory=self.root / "lost",
+        )
+        return rejoin(order, check_mode)
+
+    def assert_follows(self) -> None:
+        """n1 has what n2 has, and nothing else."""
+        self.n2.sql("INSERT INTO acked VALUES (6000)")
+        self.n1.wait_for_replay(self.n2)
+        query = "SELECT array_agg(id ORDER BY id) FROM acked"
+        assert self.n1.value(query) == self.n2.value(query)
+        assert self.n1.value("SELECT pg_is_in_recovery()")
+
+
+@pytest.fixture
+def pair(servers: Servers, tmp_path: Path) -> Pair:
+    tmp_path.chmod(0o755)
+    return Pair(servers, tmp_path)
+
+
+def test_r01_a_primary_that_stopped_cleanly_needs_no_rewind(pair: Pair) -> None:
+    pair.n1.sql("INSERT INTO acked VALUES (1)")
+    pair.n2.wait_for_replay(pair.n1)
+    pair.n1.stop()
+    pair.take_over()
+    planned = pair.rejoin(check_mode=True)
+    assert planned.changed
+    assert planned.result["action"] == "start"
+    outcome = pair.rejoin()
+    assert outcome.result["action"] == "start"
+    assert outcome.result["streaming"]
+    assert pair.n1.value("SELECT count(*) FROM pg_replication_slots") == 0
+    pair.assert_follows()
+
+
+def test_r02_a_diverged_primary_is_rewound_and_what_is_lost_is_counted_and_kept(pair: Pair) -> None:
+    pair.diverge(lost=10)
+    outcome = pair.rejoin()
+    assert outcome.result["action"] == "rewind", outcome.result
+    lost = outcome.result["lost"]
+    assert lost["commits"] == 1
+    assert [(t["inserted"], t["name"]) for t in lost["tables"] if t["name"]] == [(10, "postgres: public.acked")]
+    assert (Path(lost["saved"]) / "pg_waldump.txt").stat().st_size > 0
+    assert list(Path(lost["saved"]).glob("0000*"))
+    pair.assert_follows()
+
+
+def test_r02_after_a_clean_stop_too(pair: Pair) -> None:
+    pair.diverge(lost=3, crash=False)
+    outcome = pair.rejoin()
+    assert outcome.result["action"] == "rewind", outcome.result
+    pair.assert_follows()
+
+
+def test_r03_without_checksums_and_hints_it_is_cloned_beside_the_old_directory(pair: Pair) -> None:
+    pair.diverge(crash=False)
+    pair.n1.run("pg_checksums", "--disable", "--pgdata", str(pair.n1.data))
+    pair.n1.configure(wal_log_hints="off")
+    pair.n1.start().stop()
+    outcome = pair.rejoin()
+    assert outcome.result["action"] == "clone", outcome.result
+    assert list(pair.n1.directory.glob("data.old-*"))
+    pair.assert_follows()
+
+
+def test_r06_an_interrupted_rewind_becomes_a_clone(pair: Pair) -> None:
+    pair.diverge(crash=False)
+    state = pair.root / "state"
+    state.mkdir()
+    (state / f"rewind-{pair.n1.version}-n1.json").write_text("{}")
+    assert pair.rejoin(check_mode=True).result["action"] == "clone"
+    pair.rejoin()
+    assert not list(state.glob("rewind-*"))
+    pair.assert_follows()
+
+
+def test_r10_a_primary_that_still_runs_is_refused_until_it_is_named(pair: Pair) -> None:
+    pair.diverge()
+    pair.n1.start()
+    with pytest.raises(Refused) as refused:
+        pair.rejoin()
+    assert refused.value.details["code"] == "runs_as_primary"
+    assert pair.rejoin(stop_primary=True).result["action"] == "rewind"
+    pair.assert_follows()
+
+
+def test_r11_another_clusters_data_are_refused(servers: Servers, pair: Pair) -> None:
+    stranger = servers.primary("n3").stop()
+    pair.diverge()
+    with pytest.raises(Refused) as refused:
+        pair.rejoin(member=stranger)
+    assert refused.value.details["code"] == "foreign"
+
+
+def test_r12_a_standby_is_nobody_to_rejoin(pair: Pair) -> None:
+    pair.n1.stop()
+    with pytest.raises(Refused) as refused:
+        pair.rejoin()
+    assert refused.value.details["code"] == "source_not_primary"
+
+
+def test_r16_a_healthy_standby_is_left_alone(pair: Pair) -> None:
+    pair.n1.stop()
+    pair.take_over()
+    pair.rejoin()
+    again = pair.rejoin()
+    assert not again.changed
+    assert again.result["action"] == "nothing"
