@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import fencing, unplanned_worker
+from ansible_collections.dbops.fleet.plugins.module_utils.failover import rejoin as rejoining
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_command import fence_by_command
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_ec2 import fence_ec2
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import fence_host
@@ -18,6 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_pla
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_report import report
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest, Member
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import REPLICATION, between_members
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import read_host
 
@@ -104,6 +106,24 @@ def failover(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         details = end.pop("details", {})
         raise kind(end["reason"], remedy=end["next"], **{**details, **end})
     return Outcome(True, end)
+
+
+def rejoin(params: Mapping[str, Any], check_mode: bool) -> Outcome:
+    """Module `replica_rejoin`."""
+    member, primary = _record(Target, params["member"]), _record(Target, params["primary"])
+    order = rejoining.Rejoin(
+        params["cluster"],
+        member.name,
+        member.address,
+        instance_here(params["version"], params["name"]),
+        primary,
+        between_members(primary.address, primary.port, application_name=member.name, user=REPLICATION, dbname=None),
+        slot=params["slot"],
+        member_slots=tuple(params["member_slots"]),
+        consent=rejoining.consent_of(params, member.name),
+        timeout=params["timeout"],
+    )
+    return rejoining.rejoin(order, check_mode)
 
 
 def _record(kind: Any, values: Mapping[str, Any]) -> Any:
