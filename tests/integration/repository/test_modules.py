@@ -1,0 +1,87 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules `wal_archive` and `wal_archive_info`, run as Ansible runs them: as root, on the host's own Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.dbops.fleet.tests.integration.repository.engine import Engine, directory
+from ansible_collections.dbops.fleet.tests.integration.servers import Servers
+
+pytest.importorskip("ansible")
+
+
+def call(engine: Engine, module: str, *, check: bool = False, failed: bool = False, **params: Any) -> dict[str, Any]:
+    """Run a module on this machine through the command `ansible`."""
+    arguments = {"config_file": str(engine.config_file), "engine_directory": str(engine.installed), **params}
+    command = ["ansible", "localhost", "-i", "localhost,", "-c", "local", "-m", f"dbops.fleet.{module}"]
+    command += ["-a", json.dumps(arguments), "-e", "ansible_python_interpreter=/usr/bin/python3"]
+    environment = {
+        **os.environ,
+        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+        "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+    }
+    done = subprocess.run(
+        [*command, *(["--check"] if check else [])],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(os.environ["ANSIBLE_CONFIG"]).parent,
+    )
+    assert (done.returncode != 0) == failed, done.stdout + done.stderr
+    begin = done.stdout.index("=> {") + 3
+    result: dict[str, Any] = json.loads(done.stdout[begin : done.stdout.rindex("}") + 1])
+    return result
+
+
+@pytest.fixture
+def fresh(servers: Servers) -> Engine:
+    """A primary that has archiving switched on but no command, and an empty directory."""
+    server = servers.primary("db1", archive_mode="on")
+    server.settings.pop("archive_command", None)
+    path = directory(servers.root / "repository")
+    return Engine(servers, server, [{"name": "local", "type": "directory", "path": str(path)}])
+
+
+def test_check_mode_tells_the_change_and_a_second_run_changes_nothing(fresh: Engine) -> None:
+    told = call(fresh, "wal_archive", check=True)
+    assert told["changed"]
+    assert fresh.objects() == []
+    assert fresh.server.value("SHOW archive_command") == ""
+    done = call(fresh, "wal_archive")
+    assert done["changed"]
+    assert done["proof"]["archived_seconds"] > 0
+    assert done["state"]["archiving"]
+    assert {path.owner() for path in fresh.objects()} == {fresh.server.data.owner()}
+    again = call(fresh, "wal_archive")
+    assert not again["changed"]
+    state = call(fresh, "wal_archive_info")["state"]
+    assert state["problems"] == []
+
+
+def test_archiving_that_needs_a_restart_is_said_and_not_proven(servers: Servers) -> None:
+    server = servers.primary("db1")
+    path = directory(servers.root / "repository")
+    engine = Engine(servers, server, [{"name": "local", "type": "directory", "path": str(path)}])
+    done = call(engine, "wal_archive")
+    assert done["restart_required"]
+    assert done["proof"] is None
+    server.restart()
+    assert call(engine, "wal_archive")["proof"]["segment"]
+
+
+def test_a_repository_of_another_cluster_fails_the_module(fresh: Engine) -> None:
+    call(fresh, "wal_archive")
+    fresh.configure(cluster="invoices")
+    told = call(fresh, "wal_archive", failed=True)
+    assert "belongs to cluster orders" in told["msg"]
