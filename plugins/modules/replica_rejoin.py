@@ -131,7 +131,7 @@ lost:
   description: Commits and rows by table that only this member had, and where their write-ahead log is kept.
   type: dict
   returned: success
-  sample: {commits: 3, tables: [{name: "orders: public.invoices", inserted: 3}], saved: /var/lib/dbops-fleet/lost/orders-pg1}
+  sample: {commits: 3, tables: [{name: "orders: public.invoices", inserted: 3}]}
 replayed:
   description: Position that was replayed in the end.
   type: str
