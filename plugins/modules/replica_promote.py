@@ -17,8 +17,8 @@ description:
   - The work is done by a process of its own, which outlives this module, the SSH session and the job, and keeps a
     journal. Run the module again at any time. It joins the work, or finishes or rolls back what was interrupted.
   - Refuses, with every check in RV(checks), whatever would lose data, hang, or make clients fail.
-  - Fails with RV(state=rolled_back) when the primary stays the same, and with RV(state=needs_operator) when nothing safe
-    can be done without you; RV(next) says what to do.
+  - Fails with RV(state=rolled_back) when the primary stays the same, and with RV(state=needs_operator) when nothing
+    safe can be done without you; RV(next) says what to do.
   - The poolers' files have to name the candidate before the module runs, without a reload, and their dead-men have to
     be armed. See M(dbops.fleet.pgbouncer_pool). The playbook C(dbops.fleet.switchover) does all of it.
 author:
@@ -101,7 +101,7 @@ options:
   operation:
     description:
       - Id of the operation, which is also the name of the dead-men that watch the poolers.
-      - If not given, the time.
+      - If not given, the time. Required with O(poolers), except in check mode, which then does not look for dead-men.
     type: str
   instances:
     description:

@@ -58,8 +58,9 @@ def replica_promote(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         Refused: a check says no; all results are in the details.
         OperationFailed: it was rolled back, or needs the operator; the record is in the details.
     """
-    if not params["operation"]:
-        params = {**params, "operation": datetime.now(UTC).strftime("%Y%m%dT%H%M%S")}
+    if not params["operation"] and not check_mode and params["poolers"]:
+        remedy = "Arm them with this operation's id first, or use playbooks/switchover.yml, which does."
+        raise Refused("the option operation has to name the dead-men that watch the poolers", remedy=remedy)
     directory = Path(params["state_directory"]) / "switchover" / params["cluster"]
     access = _access(params)
     pending = journals.unfinished(directory)
@@ -141,7 +142,7 @@ def _plan(params: Mapping[str, Any], access: Access) -> tuple[Scene, SwitchoverP
     plan = make_plan(
         scene,
         cluster=params["cluster"],
-        operation=params["operation"],
+        operation=params["operation"] or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"),
         wanted=params["candidate"],
         priorities={one["name"]: one["priority"] for one in params["members"]},
         poolers=places,

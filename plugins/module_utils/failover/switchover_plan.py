@@ -79,7 +79,7 @@ def choose(scene: Scene, wanted: str | None, priorities: Mapping[str, int]) -> t
 
 
 def check_poolers(
-    scene: Scene, places: Sequence[PoolerPlace], facts: Mapping[str, PoolerFacts], operation: str
+    scene: Scene, places: Sequence[PoolerPlace], facts: Mapping[str, PoolerFacts], operation: str | None
 ) -> tuple[CheckResult, ...]:
     """The checks of the poolers.
 
@@ -87,7 +87,7 @@ def check_poolers(
         scene: with the primary that the poolers should point at.
         places: the processes and their databases.
         facts: by name of the process, with clients.
-        operation: whose dead-man has to be armed.
+        operation: whose dead-man has to be armed; None in a plan that is made before they are.
     """
     results: list[CheckResult] = []
     for place in places:
@@ -102,7 +102,8 @@ def check_poolers(
             )
         if pooler.error is None:
             results.extend(_pooler_target(scene, place, pooler))
-            results.append(_dead_man(place, pooler, operation))
+            if operation is not None:
+                results.append(_dead_man(place, pooler, operation))
             if not obstacles:
                 results.append(CheckResult("pooler_pausable", "ok", "can be paused now", place.name))
     if places and scene.policy.dead_man_seconds < scene.budgets.pause + scene.budgets.drain:
