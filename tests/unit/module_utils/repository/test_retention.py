@@ -63,7 +63,9 @@ def listed(days_ago: float, *, good: bool | None = None, pinned: str | None = No
 
 
 def days_kept(made: list[Listed], decided: Plan) -> list[float]:
-    return sorted(round((NOW - item.backup.stop_time) / DAY_SECONDS, 3) for item in made if item.backup.id in decided.keep)
+    return sorted(
+        round((NOW - item.backup.stop_time) / DAY_SECONDS, 3) for item in made if item.backup.id in decided.keep
+    )
 
 
 def test_two_years_of_daily_backups_become_seven_daily_four_weekly_twelve_monthly() -> None:
@@ -148,9 +150,7 @@ def test_an_empty_repository_has_nothing_to_decide() -> None:
     ),
     verdicts=st.lists(st.sampled_from([None, True, False]), min_size=40, max_size=40),
 )
-def test_whatever_the_policy_these_things_hold(
-    ages: list[float], policy: Policy, verdicts: list[bool | None]
-) -> None:
+def test_whatever_the_policy_these_things_hold(ages: list[float], policy: Policy, verdicts: list[bool | None]) -> None:
     made = [listed(age, good=verdict) for age, verdict in zip(ages, verdicts, strict=False)]
     try:
         decided = plan(made, policy, NOW)

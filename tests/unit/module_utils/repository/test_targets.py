@@ -54,9 +54,7 @@ def backup(name: str, number: int, timeline: int = 1) -> Backup:
 
 def archive(*parts: tuple[int, range], histories: dict[int, TimelineHistory] | None = None) -> Archive:
     """Segments that each arrived a minute after the one before."""
-    held = {
-        Segment(timeline, number, SIZE): (number + 1) * 60.0 for timeline, numbers in parts for number in numbers
-    }
+    held = {Segment(timeline, number, SIZE): (number + 1) * 60.0 for timeline, numbers in parts for number in numbers}
     return Archive(held, histories or {})
 
 
