@@ -98,7 +98,7 @@ class DirectoryStore:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 # A directory whose every key sorts before `after` need not be read.
-                if key >= after or after.startswith(f"{key}/"):
+                if f"{key}/" > after or after.startswith(f"{key}/"):
                     yield from self._walk(key, "", after)
                 continue
             try:
