@@ -11,9 +11,8 @@ module: wal_archive
 short_description: Archive the WAL of a PostgreSQL instance, and prove it
 version_added: 0.1.0
 description:
-  - Makes the configured repositories (or makes this cluster known to them), has the server archive into all of
-  them, and
-    proves the way by a forced segment that must arrive and come back.
+  - Makes the configured repositories (or makes this cluster known to them), has the server archive into all of them,
+    and proves the way by a forced segment that must arrive and come back.
   - Never overwrites anything in a repository, and refuses a repository that belongs to another cluster.
   - Setting C(archive_mode) needs a restart of the server, which this module leaves to its caller; see
     RV(restart_required).
@@ -39,8 +38,9 @@ options:
     type: path
     default: /usr/lib/dbops-fleet
   archive_timeout:
-    description: Seconds after which a busy server ends a segment that is not full. It bounds what a lost host takes
-        along.
+    description:
+      - Seconds after which a busy server ends a segment that is not full.
+      - It bounds what a lost host takes along.
     type: int
     default: 60
   prove:

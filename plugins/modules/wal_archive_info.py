@@ -12,8 +12,7 @@ short_description: Read the state of a WAL archive from the server and from its 
 version_added: 0.1.0
 description:
   - Compares what the server believes to be archived with what every repository really holds, finds gaps on every
-  timeline,
-    and tells how old changes can be that would be lost with the host.
+    timeline, and tells how old changes can be that would be lost with the host.
   - A server or repository that does not answer is part of the state, no failure.
   - Started as root it acts as the owner of the data directory. Changes nothing.
 author:
