@@ -30,7 +30,7 @@ def test_leaves_the_text_alone_when_nothing_changes() -> None:
     assert rewrite(TEXT, {"ann": "s3cret"}) == TEXT
 
 
-def test_purges() -> None:
+def test_purges_users_that_are_not_wanted() -> None:
     assert parse(rewrite(TEXT, {"eve": "x"}, purge=True)) == {"eve": "x"}
 
 
@@ -48,5 +48,5 @@ def test_an_unreadable_line_is_named_but_not_shown() -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_quotes_both_sides() -> None:
+def test_quotes_user_and_password() -> None:
     assert format_line('a"b', 'c"d') == '"a""b" "c""d"'

@@ -19,7 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.versions import
         ("", (0, 0, 0)),
     ],
 )
-def test_reads_versions(text: str, version: tuple[int, int, int]) -> None:
+def test_reads_versions_as_numbers(text: str, version: tuple[int, int, int]) -> None:
     assert parse_version(text) == version
 
 
