@@ -24,6 +24,9 @@ _AT_LEAST = (
     "max_locks_per_transaction",
 )
 
+# How far a logical subscriber may be behind, in bytes.
+_LOGICAL_LAG = 1024 * 1024
+
 
 @dataclass(frozen=True)
 class CheckResult(Record):
@@ -210,13 +213,19 @@ def _archive(scene: Scene) -> Iterator[CheckResult]:
 
 
 def _walsenders(scene: Scene) -> Iterator[CheckResult]:
+    """A standby that is behind does not hold up the stop, whose walsender is ended. A logical subscriber can: the
+    shutdown waits until it has everything, and a walsender whose client does not read cannot even be ended."""
     primary = scene.primary
     if not primary or primary.current_lsn is None:
         return
+    logical = {slot.name for slot in primary.slots if slot.slot_type == "logical"}
     for sender in primary.senders:
         behind = max(0, primary.current_lsn - (sender.flush_lsn or sender.sent_lsn or Lsn(0)))
         found = f"{sender.application_name or sender.pid} is {_size(behind)} behind ({sender.state})"
-        if behind > scene.policy.max_lag_bytes:
+        if sender.slot_name in logical and behind > _LOGICAL_LAG:
+            remedy = "Stop this subscriber, or let it catch up: the stop would wait for it."
+            yield _result("walsenders_caught_up", primary.name, found, "refuse", remedy)
+        elif behind > scene.policy.max_lag_bytes:
             remedy = "It would hold up the stop, so its walsender will be ended; it connects again by itself."
             yield _result("walsenders_caught_up", primary.name, found, "warn", remedy)
         else:

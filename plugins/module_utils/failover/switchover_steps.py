@@ -335,8 +335,11 @@ def refuse_second_primary(run: Run) -> None:
 
 
 def await_stop(run: Run) -> LocalStatus:
-    """A fast shutdown cannot be cancelled: let it end, or end it, so that the server can be started again."""
-    deadline = run.clock.monotonic() + 5.0
+    """A fast shutdown cannot be cancelled: let it end, or end it, so that the server can be started again.
+
+    Clients wait meanwhile, and it had its time already.
+    """
+    deadline = run.clock.monotonic() + 0.5
     while (status := run.local.status()).running and status.in_recovery is None:
         if run.clock.monotonic() >= deadline:
             run.local.stop("immediate")

@@ -222,6 +222,18 @@ def test_the_loss_of_logical_slots_can_be_accepted() -> None:
     assert "sub" in warned(where)["logical_slots"]
 
 
+def test_refuses_a_subscriber_that_is_behind_and_only_warns_of_a_standby_that_is() -> None:
+    late = sender("sub", slot_name="sub", flush_lsn=Lsn(50 * MB))
+    where = scene(
+        replace(PRIMARY, slots=(LOGICAL,), senders=(*PRIMARY.senders, late)), policy=Policy(accept_slot_loss=True)
+    )
+    assert "sub is 50 MB behind" in refused(where)["walsenders_caught_up"]
+    late = sender("pg4", flush_lsn=Lsn(50 * MB))
+    where = scene(replace(PRIMARY, senders=(*PRIMARY.senders, late)))
+    assert refused(where) == {}
+    assert "pg4 is 50 MB behind" in warned(where)["walsenders_caught_up"]
+
+
 def test_warns_of_a_failing_archiver() -> None:
     where = scene(replace(PRIMARY, archiver=Archiver(ready_count=3, failing=True)))
     assert refused(where) == {}
