@@ -15,13 +15,14 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_worker
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import CONFIRMED, Rung
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import Sight, Target, look
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import look
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_plan import (
     FailoverPlan,
     Orders,
     plan_failover,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import Budgets, Member
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Sight, Target
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
 

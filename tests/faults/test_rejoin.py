@@ -16,7 +16,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import stop_instance
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin import Rejoin, rejoin
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan import Consent
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import Target
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Target
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.tests.faults.loopback import instance_of
 from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers

@@ -31,9 +31,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan i
     Source,
     plan_rejoin,
 )
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import STATE_DIRECTORY, Target
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import STATE_DIRECTORY
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_local import LocalPrimary, start_server
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_remote import configure_session
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Target
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.wal_end import wal_end
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import conninfo as libpq

@@ -13,18 +13,18 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import journal
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.confirm import FRESH_SECONDS, Probe, Stream
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_engine import promoting
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Sight, Target
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.wal_end import wal_end
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import session
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import between_members
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import read_instance
 
@@ -32,49 +32,6 @@ STATE_DIRECTORY = Path("/var/lib/dbops-fleet/failover")
 
 # SSLRequest of PostgreSQL's protocol: length 8, code 80877103. A server process answers one byte, S or N.
 _SSL_REQUEST = bytes((0, 0, 0, 8, 4, 210, 22, 47))
-
-
-@dataclass(frozen=True)
-class Target(Record):
-    """A member to look at.
-
-    Attributes:
-        conninfo: libpq string without password; None takes the fleet's account and certificates.
-    """
-
-    name: str
-    address: str
-    port: int = 5432
-    conninfo: str | None = None
-
-
-@dataclass(frozen=True)
-class Sight(Record):
-    """What one host sees.
-
-    Attributes:
-        vantage: its inventory name, or "controller".
-        kind: "controller", "replica" (any database host) or "pooler".
-        probes: by member, without itself.
-        member: the instance on this host; None where there is none to be.
-        stream: its walreceiver, with `from_primary` not judged yet; sender_host and sender_port are in `member`.
-        wal_end: end of the write-ahead log on its disk, where SQL does not tell (see `wal_end.py`).
-        promoting, promoting_from: candidate and lost primary of an unfinished failover of this cluster whose promotion
-            was begun, by a journal here.
-        last_failover: seconds since 1970 of the end of the cluster's last failover, by the record here.
-        fenced: this host's instance was fenced and has not rejoined since.
-    """
-
-    vantage: str
-    kind: str
-    probes: tuple[tuple[str, Probe], ...] = ()
-    member: MemberFacts | None = None
-    stream: Stream | None = None
-    wal_end: Lsn | None = None
-    promoting: str | None = None
-    promoting_from: str | None = None
-    last_failover: float | None = None
-    fenced: bool = False
 
 
 def look(

@@ -14,10 +14,11 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover import rejoin
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_command import fence_by_command
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_ec2 import fence_ec2
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import fence_host
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import Sight, Target, look
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import look
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_plan import Orders, plan_failover
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_report import report
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest, Member
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Sight, Target
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import REPLICATION, between_members
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance

@@ -28,10 +28,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.lost_primary 
     last_known_rule,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.orchestrators import refuse_managed
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import Sight
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.synchronous import SyncRule
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest, Member
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_steps import STEPS
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Sight
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import Target, probe
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import probe
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_remote import Remote
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import Place
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest, Member
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Target
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import between_members
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.read import read_session
