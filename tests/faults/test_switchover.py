@@ -242,7 +242,7 @@ def test_s13_a_subscriber_that_confirms_nothing_does_not_hold_up_the_stop(messag
 
 
 def test_s14_a_hanging_archive_command_does_not_delay_the_promotion() -> None:
-    with Cluster(archive_mode="on", archive_command="sleep 6") as cluster:
+    with Cluster(archive_mode="on", archive_command="sleep 2") as cluster:
         cluster.primary().sql("SELECT pg_switch_wal()")
         end, journal = cluster.switch(cluster.request(budgets=Budgets(catch_up=20, follow=30, start=30)))
         assert seconds_between(journal, "pause", "resume") < 1.5
