@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 # One row of an answer: column name to text, None for an empty (NULL) column.
-Row = Mapping[str, str | None]
+Row: TypeAlias = "Mapping[str, str | None]"
 
 # The effective user of the process is changed for the moment of connecting to a local socket; see `_as_socket_owner`.
 _EFFECTIVE_USER = threading.Lock()

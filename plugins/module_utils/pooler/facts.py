@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.versions import Version
 
-Row = Mapping[str, str | None]
+Row: TypeAlias = "Mapping[str, str | None]"
 
 # The console's own database: it is listed like the others, but cannot be paused.
 ADMIN_DATABASE = "pgbouncer"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import (
@@ -28,7 +28,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.names import id
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.read import facts_of
 
 # What an action left at each endpoint: None where it worked, else the reason why not. Keys are names of endpoints.
-Errors = dict[str, str | None]
+Errors: TypeAlias = "dict[str, str | None]"
 
 POLL_SECONDS = 0.005
 
