@@ -197,7 +197,7 @@ CASES: dict[str, tuple[Scene, str, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_refuses(case: str) -> None:
+def test_refuses_what_would_go_wrong(case: str) -> None:
     where, name, found = CASES[case]
     reasons = refused(where)
     assert name in reasons, reasons
