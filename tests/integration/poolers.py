@@ -17,6 +17,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -89,7 +90,9 @@ class Pooler:
         assert self.process is not None
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.name} did not start:\n{self.log()}")
-        return (self.directory / f".s.PGSQL.{self.port}").exists()
+        # The file of the socket is there a moment before anybody listens on it.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.directory / f".s.PGSQL.{self.port}")) == 0
 
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
