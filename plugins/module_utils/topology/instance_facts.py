@@ -27,15 +27,26 @@ INSTANCE_STATES = (
 
 
 @dataclass(frozen=True)
+class Peer(Record):
+    """Another member of the cluster, as the start guard knows it."""
+
+    name: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
 class Owner(Record):
     """The mark that the roles leave in /var/lib/dbops-fleet/instance-<version>-<name>.json: these data are ours.
 
     Attributes:
         system_identifier: None or empty when the mark was made before the data were.
+        peers: the other members, whom the host asks before PostgreSQL starts as a primary there.
     """
 
     cluster: str
     system_identifier: str | None = None
+    peers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True)
