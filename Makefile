@@ -29,16 +29,16 @@ $(READY): tests/requirements.txt tools/install-system-packages tools/pick-python
 # The parts and their commands are data in tools/run_tests.py. Each target ends with a table and `N passed, N failed`.
 RUN := $(BIN)/python tools/run_tests.py
 
-.PHONY: lint unit integration molecule sanity test
+.PHONY: lint unit integration molecule setup-tests sanity test
 lint: $(READY) ## ansible-lint (production), yamllint, ruff, mypy
 unit: $(READY) ## Tests that need no server
 integration: $(READY) ## Tests against PostgreSQL and PgBouncer that they start themselves
 sanity: $(READY) ## ansible-test sanity with the newest ansible-core
-molecule: $(READY) ## Every Molecule scenario on the test hosts
-lint unit integration sanity:
+molecule: $(READY) ## Every Molecule scenario, on test hosts of its own
+lint unit integration sanity molecule:
 	@$(RUN) $@
-molecule:
-	@$(RUN) hosts molecule
+setup-tests: $(READY) ## setup.yml with bad input, after promotions, on test hosts of its own
+	@$(RUN) setup
 
 test: $(READY) ## All of the above and the quick faults: a few minutes per part
 	@$(RUN)
@@ -48,7 +48,7 @@ test-sanity: $(READY) ## ansible-test sanity with every supported ansible-core
 	@tools/sanity --all
 
 test-faults: hosts ## Every fault, the slow ones too, and the test hosts themselves
-	@$(BIN)/pytest tests/hosts tests/faults
+	@$(BIN)/pytest tests/hosts tests/faults tests/setup
 
 bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH=tests/benchmarks/NAME
 	@set -e; for benchmark in $(or $(BENCH),$(wildcard tests/benchmarks/bench_*.py)); do \
@@ -71,7 +71,8 @@ hosts-exist:
 # The demo's passwords and certificates go with the hosts that have them.
 hosts-destroy: ## Removes the test hosts with their networks and mounts
 	@if $(MAKE) --no-print-directory hosts-exist >/dev/null 2>&1; then $(SUDO) tests/hosts/fleet-hosts down; fi
-	@rm -rf .cache/secrets
+	@$(SUDO) env FLEET_HOSTS_SET=molecule tests/hosts/fleet-hosts down
+	@rm -rf .cache/secrets .cache/molecule
 
 .PHONY: build clean
 build: $(READY) ## The collection's artefact, dbops-fleet-VERSION.tar.gz

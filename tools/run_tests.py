@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,10 @@ PARTS: dict[str, list[str]] = {
     "hosts": ["make", "--no-print-directory", "hosts"],
     "faults": [*PYTEST, "tests/faults"],
     "molecule": ["molecule", "test", "--no-command-borders", "--scenario-name"],
+    "setup": [*PYTEST, "tests/setup"],
 }
+# Where Molecule notes what it has done with the hosts. Those of a run that was killed would let the next one leave out a step.
+MOLECULE_NOTES = CHECKOUT / ".cache" / "molecule-notes"
 LINT = ("ansible-lint", "yamllint", "shellcheck", "ruff", "ruff-format", "mypy")
 
 
@@ -129,6 +133,7 @@ def run(part: str, command: list[str]) -> Result:
     print(f"\n=== {part}: {' '.join(command)}", flush=True)
     report = RESULTS / f"{part}.xml"
     report.unlink(missing_ok=True)
+    shutil.rmtree(MOLECULE_NOTES, ignore_errors=True)
     is_pytest = command[0] == "pytest"
     started = time.monotonic()
     exit_code = execute([*command, f"--junitxml={report}"] if is_pytest else command)
@@ -150,6 +155,7 @@ def table(results: list[Result]) -> str:
 def main() -> int:
     chosen = expand(sys.argv[1:] or list(PARTS))
     signal.signal(signal.SIGTERM, interrupt)
+    os.environ["MOLECULE_EPHEMERAL_DIRECTORY"] = str(MOLECULE_NOTES)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "summary").unlink(missing_ok=True)
     results = [run(part, command) for part, command in chosen]

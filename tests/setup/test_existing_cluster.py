@@ -1,0 +1,152 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""setup.yml over a cluster that serves: it changes what the inventory asks for, and never data or roles.
+
+The tests share one cluster and run in the order of this file; the last one promotes a replica by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet import Fleet
+from hosts.fixtures import Hosts
+
+CA = "/etc/dbops-fleet/ca.crt"
+
+
+@pytest.fixture(scope="module")
+def serving(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """The cluster orders: pg1 primary, pg2 replica, pool1; with three rows of an application."""
+    fleet = Fleet(hosts, tmp_path_factory.mktemp("serving"))
+    hosts.reset("pg1", "pg2", "pg3", "pool1")
+    fleet.member("pg1", fleet_initial_primary=True)
+    fleet.member("pg2")
+    fleet.pooler("pool1", "orders")
+    assert fleet.setup().ok
+    fleet.sql("pg1", "SET ROLE orders_app; CREATE TABLE sold AS SELECT unnest(ARRAY['chair', 'lamp', 'table']) AS what")
+    return fleet
+
+
+@pytest.fixture
+def orders(serving: Fleet) -> Iterator[Fleet]:
+    """That cluster, with the proof that the test has not touched its primary or its rows."""
+    names = [name for name in ("pg1", "pg2") if serving.sql(name, "SELECT NOT pg_is_in_recovery()", "postgres") == "t"]
+    before = {name: serving.identity(name) for name in names}
+    members = dict(serving.members)
+    variables = dict(serving.variables)
+    yield serving
+    assert {name: serving.identity(name) for name in names} == before
+    serving.members = members
+    serving.variables = variables
+
+
+def served_by(fleet: Fleet, entry: str) -> str:
+    """Log in through the pooler as the application; returns the address of the server that it got to."""
+    password = (fleet.secrets / "passwords/orders/orders_app").read_text().strip()
+    address = fleet.hosts.address("pool1")
+    return fleet.hosts.ssh(
+        "pool1",
+        f"PGPASSWORD={password} psql -XAtq 'host={address} port=6432 dbname={entry} user=orders_app "
+        f"sslmode=verify-full sslrootcert={CA}' -c 'SELECT host(inet_server_addr())'",
+    ).strip()
+
+
+def test_changes_nothing_on_any_host_when_run_again(orders: Fleet) -> None:
+    run = orders.setup()
+    assert run.ok
+    assert run.changed == dict.fromkeys(["localhost", "pg1", "pg2", "pool1"], 0) or set(run.changed.values()) == {0}
+    assert "orders: healthy, primary pg1" in run.text
+
+
+def test_reports_a_host_that_cannot_be_reached_and_leaves_the_rest_alone(orders: Fleet) -> None:
+    with orders.hosts.power_loss("pg2"):
+        run = orders.setup()
+        assert run.says("pg2 could not be reached", "Bring it back and run again")
+        assert run.changed["pg1"] == 0
+        assert served_by(orders, "orders") == orders.hosts.address("pg1")
+        # Readers are served by the primary meanwhile.
+        assert served_by(orders, "orders_ro") == orders.hosts.address("pg1")
+    run = orders.setup()
+    assert run.ok
+    assert served_by(orders, "orders_ro") == orders.hosts.address("pg2")
+
+
+def test_refuses_to_invent_passwords_for_a_cluster_that_has_others(orders: Fleet, tmp_path: Path) -> None:
+    kept = orders.secrets
+    orders.secrets = tmp_path / "empty"
+    try:
+        run = orders.setup()
+    finally:
+        orders.secrets = kept
+    assert run.says("the controller does not hold", "fleet_secrets_directory", "fleet_passwords")
+    assert not (tmp_path / "empty" / "passwords").exists()
+    assert served_by(orders, "orders") == orders.hosts.address("pg1")
+
+
+def test_refuses_settings_that_a_running_server_would_not_take(orders: Fleet) -> None:
+    orders.variables["postgres_server_settings"] = {"work_mem": "plenty"}
+    for name in ("pg1", "pg2"):
+        orders.mark(name)
+    run = orders.setup()
+    assert run.says("work_mem")
+    assert not [path for name in ("pg1", "pg2") for path in orders.touched(name) if path.startswith("/etc/")]
+
+
+def test_reloads_a_setting_and_reports_one_that_needs_a_restart(orders: Fleet) -> None:
+    """Never a restart that nobody asked for."""
+    orders.variables["postgres_server_settings"] = {"work_mem": "9MB", "max_connections": 123}
+    run = orders.setup()
+    assert run.ok
+    assert orders.sql("pg1", "SHOW work_mem") == orders.sql("pg2", "SHOW work_mem") == "9MB"
+    assert "needs a restart for max_connections" in run.text
+    orders.variables.clear()
+    assert orders.setup().ok
+    assert orders.sql("pg1", "SHOW work_mem") != "9MB"
+
+
+def test_full_disk_while_cloning_is_told_and_the_next_run_finishes(orders: Fleet) -> None:
+    """The other database hosts report no change in either run: adding a host touches no other."""
+    orders.member("pg3")
+    orders.sql("pg1", "CREATE TABLE ballast AS SELECT repeat(md5(i::text), 200) FROM generate_series(1, 20000) AS i")
+    try:
+        with orders.hosts.full_disk("pg3", "/var/lib/postgresql", leave_mb=100):
+            run = orders.setup()
+        assert run.says("pg3", "space")
+        assert "pg3" in run.failed
+        assert run.changed["pg1"] == run.changed["pg2"] == 0
+        run = orders.setup()
+        assert run.ok
+        assert run.changed["pg1"] == run.changed["pg2"] == 0
+        assert orders.sql("pg3", "SELECT count(*) FROM sold") == "3"
+        addresses = {served_by(orders, "orders_ro") for _ in range(8)}
+        assert addresses <= {orders.hosts.address("pg2"), orders.hosts.address("pg3")}
+    finally:
+        orders.sql("pg1", "DROP TABLE ballast")
+
+
+def test_roles_are_read_from_the_hosts_after_a_promotion_by_hand(serving: Fleet) -> None:
+    """pg2 was promoted and pg1 stopped: no data are touched, nothing is cloned, and what was found is reported."""
+    serving.member("pg3")
+    serving.hosts.ssh("pg1", "systemctl stop postgresql@17-main")
+    programs, data = "/usr/lib/postgresql/17/bin", "/var/lib/postgresql/17/main"
+    serving.hosts.ssh("pg2", f"runuser -u postgres -- {programs}/pg_ctl promote -D {data}")
+    serving.sql("pg2", "INSERT INTO sold VALUES ('sofa')")
+    before = serving.identity("pg2")
+    old_primary = serving.hosts.ssh("pg1", f"{programs}/pg_controldata {data}")
+
+    run = serving.setup()
+    assert "primary pg2" in run.text
+    assert "pg1 leave_alone holds data of this cluster and is stopped" in run.text
+    assert serving.identity("pg2") == before
+    assert serving.hosts.ssh("pg1", f"{programs}/pg_controldata {data}") == old_primary
+    assert "down" in serving.hosts.ssh("pg1", "pg_lsclusters --no-header")
+    assert serving.sql("pg2", "SELECT pg_is_in_recovery()") == "f"
+    assert served_by(serving, "orders") == serving.hosts.address("pg2")
+
+    again = serving.setup()
+    assert set(again.changed.values()) == {0}
+    assert serving.identity("pg2") == before
