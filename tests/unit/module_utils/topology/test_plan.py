@@ -40,7 +40,7 @@ def instance(
 
 
 def unstarted(identifier: str) -> InstanceFacts:
-    """What a run of setup leaves that is killed between making the data and the first start: a mark without identifier."""
+    """What a run of setup leaves that is killed before the first start: a mark without identifier."""
     return replace(instance("stopped", identifier=identifier), owner=Owner("orders"))
 
 
