@@ -13,10 +13,19 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
-from ansible_collections.dbops.fleet.plugins.module_utils.repository import cli_backup, cli_maintain, cli_wal
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import (
+    account,
+    cli_backup,
+    cli_jobs,
+    cli_maintain,
+    cli_wal,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import DEFAULT_FILE, Config, load
 
 Command = Callable[[Config, argparse.Namespace], int]
+
+# Debian's account of PostgreSQL.
+OWNER = "postgres"
 
 _EPILOG = """\
 Exit status: 0 done; 1 failed or refused, the reason is on standard error; 2 wrong usage.
@@ -34,7 +43,10 @@ def main(arguments: list[str]) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     run: Command = options.run
     try:
-        return run(load(options.config), options)
+        # PostgreSQL's files belong to its account, and so does what the engine writes. Root may call it all the same.
+        config = load(options.config)
+        with account.user(OWNER):
+            return run(config, options)
     except FleetError as error:
         if options.json:
             print(json.dumps(error.to_dict()))
@@ -58,4 +70,5 @@ def parser() -> argparse.ArgumentParser:
     cli_wal.add(commands)
     cli_backup.add(commands)
     cli_maintain.add(commands)
+    cli_jobs.add(commands)
     return top

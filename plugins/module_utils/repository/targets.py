@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.gaps import missing, reachable_end
@@ -125,6 +126,34 @@ class Choice:
     last_time: float
 
 
+@dataclass(frozen=True)
+class Offer(Record):
+    """What can be restored from one backup.
+
+    Attributes:
+        backup: id.
+        from_lsn, from_time: the end of the backup; nothing before it.
+        to_lsn, to_time, to_time_seconds: the end of the last segment that is there without a gap, and when it arrived.
+        timeline: that the end lies on.
+    """
+
+    backup: str
+    from_lsn: Lsn
+    from_time: str
+    to_lsn: Lsn
+    to_time: str
+    to_time_seconds: float
+    timeline: int
+
+    @property
+    def told(self) -> str:
+        """As a sentence's part."""
+        return (
+            f"from {self.backup} any position from {self.from_lsn} ({self.from_time}) to {self.to_lsn} "
+            f"(archived {self.to_time}) on timeline {self.timeline}"
+        )
+
+
 def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice:
     """The newest sound backup from which the target can be reached.
 
@@ -146,11 +175,11 @@ def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice
         if isinstance(answer, Choice):
             return answer
         reasons.append(f"{item.backup.id}: {answer}")
-    offers = [offer for item in candidates if (offer := _offer(item.backup, archive)) is not None]
+    offered = [offer.told for item in candidates if (offer := _offer(item.backup, archive)) is not None]
     raise Refused(
         f"The target {target.kind} {target.value}".rstrip() + " cannot be reached: " + "; ".join(reasons[:5]),
-        remedy="What can be reached: " + ("; ".join(offers[:5]) or "nothing") + ".",
-        reachable=offers,
+        remedy="What can be reached: " + ("; ".join(offered[:5]) or "nothing") + ".",
+        reachable=offered,
         reasons=reasons,
     )
 
@@ -216,13 +245,26 @@ def _newest_descendant(backup: Backup, archive: Archive) -> int:
     return backup.timeline
 
 
-def _offer(backup: Backup, archive: Archive) -> str | None:
+def offers(listed: Iterable[Listed], archive: Archive) -> tuple[Offer, ...]:
+    """What can be restored from each sound backup, newest first."""
+    newest_first = sorted(
+        (item for item in listed if not item.bad), key=lambda item: item.backup.stop_time, reverse=True
+    )
+    return tuple(offer for item in newest_first if (offer := _offer(item.backup, archive)) is not None)
+
+
+def _offer(backup: Backup, archive: Archive) -> Offer | None:
     choice = _reach(backup, archive, Target())
     if isinstance(choice, str):
         return None
-    return (
-        f"from {backup.id} any position from {backup.stop_lsn} ({shown(backup.stop_time)}) to {choice.end} "
-        f"(archived {shown(choice.last_time)}) on timeline {choice.history.timeline}"
+    return Offer(
+        backup=backup.id,
+        from_lsn=backup.stop_lsn,
+        from_time=shown(backup.stop_time),
+        to_lsn=choice.end,
+        to_time=shown(choice.last_time),
+        to_time_seconds=choice.last_time,
+        timeline=choice.history.timeline,
     )
 
 

@@ -69,8 +69,8 @@ def take(config: Config, repository: Repository, *, full: bool, fast: bool, wal_
     repository.prepare_writing()
     shelf = Shelf(repository, cluster.system)
     with _only_one(config), server.connected(config) as session:
-        facts = _refuse_without_archive(session)
-        base = None if full else _base(shelf.listed())
+        facts = refuse_unfit(session)
+        base = None if full else base_of(shelf.listed())
         started = time.time()
         backup = new_id(started, incremental=base is not None)
         shelf.begin(backup, base.id if base else None)
@@ -135,7 +135,7 @@ def _only_one(config: Config) -> Iterator[None]:
         yield
 
 
-def _refuse_without_archive(session: Any) -> dict[str, Any]:
+def refuse_unfit(session: Any) -> dict[str, Any]:
     """A backup without its WAL is worth nothing, so it is not begun where that cannot arrive."""
     view = server.view(session)
     if not view.in_recovery and view.archive_mode == "off":
@@ -150,7 +150,7 @@ def _refuse_without_archive(session: Any) -> dict[str, Any]:
     return {"in_recovery": view.in_recovery, "settings": {row["name"]: row["setting"] for row in rows}}
 
 
-def _base(listed: tuple[Listed, ...]) -> Backup | None:
+def base_of(listed: tuple[Listed, ...]) -> Backup | None:
     """The newest backup whose frames can be used: never one that is known to be damaged."""
     sound = [item.backup for item in listed if not item.bad]
     return sound[-1] if sound else None

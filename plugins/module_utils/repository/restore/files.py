@@ -8,9 +8,9 @@ The control file comes last: until then PostgreSQL cannot start what lies there.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -223,15 +223,16 @@ def _fetch_run(shelf: Shelf, run: list[Piece], done: Restored) -> None:
     stored = _read(shelf, first, last.offset + last.length - first.offset)
     done.fetched += len(stored)
     view = memoryview(stored)
-    with contextlib.ExitStack() as opened:
-        path, descriptor = None, -1
-        for piece in run:
-            start = piece.frame.offset - first.offset
-            raw = unpack(shelf, piece.frame, bytes(view[start : start + piece.frame.length]))
-            if piece.path != path:
-                path, descriptor = piece.path, os.open(piece.path, os.O_WRONLY | os.O_CLOEXEC)
-                opened.callback(os.close, descriptor)
-            os.pwrite(descriptor, raw, piece.offset)
+    # One file open at a time: a run can hold thousands of small ones.
+    for path, pieces in itertools.groupby(run, key=lambda piece: piece.path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            for piece in pieces:
+                start = piece.frame.offset - first.offset
+                raw = unpack(shelf, piece.frame, bytes(view[start : start + piece.frame.length]))
+                os.pwrite(descriptor, raw, piece.offset)
+        finally:
+            os.close(descriptor)
 
 
 def unpack(shelf: Shelf, frame: Frame, stored: bytes) -> bytes:

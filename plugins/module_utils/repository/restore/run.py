@@ -22,8 +22,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.rep
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import (
     Choice,
+    Offer,
     Target,
     choose,
+    offers,
     replay_limits,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
@@ -91,6 +93,12 @@ def system_of(repository: Repository, wanted: int | None) -> int:
     if not known:
         raise Refused(f"Repository {repository.name} knows no system {wanted or ''}".rstrip())
     return max(known)[1]
+
+
+def offered(shelf: Shelf) -> tuple[Offer, ...]:
+    """What the repository can restore, newest backup first."""
+    facts = shelf.repository.get_json(f"{shelf.system}/system.json")
+    return offers(shelf.listed(), inventory.read(shelf.repository, shelf.system, facts["segment_size"]))
 
 
 def plan(shelf: Shelf, request: Request) -> Plan:
