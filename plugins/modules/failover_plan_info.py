@@ -11,8 +11,8 @@ module: failover_plan_info
 short_description: Decide whether and how a cluster fails over
 version_added: 0.1.0
 description:
-  - From what all hosts saw (M(dbops.fleet.primary_sight_info)), it decides whether the primary is really gone, who takes
-    over, what may be lost, and which fences have to be tried. Connects to nothing and changes nothing.
+  - From what all hosts saw (M(dbops.fleet.primary_sight_info)), it decides whether the primary is really gone, who
+    takes over, what may be lost, and which fences have to be tried. Connects to nothing and changes nothing.
   - Says every reason to refuse at once, each with what to do about it. It does not fail then.
 author:
   - dbops.fleet contributors (@dbops)
@@ -59,7 +59,7 @@ options:
         description: How to reach it, without password; the fleet's own account and certificates if not given.
         type: str
   sights:
-    description: RV(dbops.fleet.primary_sight_info#module:sight) of every host that could be reached, and of the controller.
+    description: RV(dbops.fleet.primary_sight_info#module:sight) of every host that answered, and of the controller.
     type: list
     elements: dict
     required: true
@@ -175,6 +175,11 @@ report:
   elements: str
   returned: success
   sample: ["Failover of cluster orders: from pg1 to pg2"]
+operation:
+  description: A new id for it, for O(dbops.fleet.primary_failover#module:operation).
+  type: str
+  returned: success
+  sample: 20261121T101500-orders
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -11,7 +11,8 @@ module: primary_failover
 short_description: Promote the right replica after the primary was lost
 version_added: 0.1.0
 description:
-  - The most advanced replica is the primary, the others follow it, and it has taken a real write. Poolers are not touched.
+  - The most advanced replica is the primary, the others follow it, and it has taken a real write. Poolers are not
+    touched.
   - Switches every walreceiver off, elects from positions that stand still, and promotes only if a fence is confirmed -
     one of the request's, or the quorum of a synchronous cluster's replicas. Otherwise everything is put back and the
     module fails with C(code=fencing_unconfirmed) and what to do by hand.

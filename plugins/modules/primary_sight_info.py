@@ -12,8 +12,8 @@ short_description: See the members of a cluster from this host
 version_added: 0.1.0
 description:
   - Probes every member, by its protocol and from database hosts by a query, each within O(timeout).
-  - On a database host it also reads the local instance, its walreceiver at two moments, and where the write-ahead log on
-    disk ends if SQL does not tell.
+  - On a database host it also reads the local instance, its walreceiver at two moments, and where the write-ahead log
+    on disk ends if SQL does not tell.
   - Run on all hosts of a cluster and on the controller, it gives M(dbops.fleet.failover_plan_info) what it
     decides from. Changes nothing.
 author:

@@ -85,6 +85,33 @@ options:
   replace:
     description: The member's name. Its data are of another cluster; put them aside and clone.
     type: str
+  lowered_synchronous:
+    description:
+      - What the last failover set C(synchronous_standby_names) to, because too few standbys were left. Where the
+        primary still has it and enough standbys stream, O(synchronous_before) is put back on all O(members).
+    type: str
+  synchronous_before:
+    description: The rule from before that failover.
+    type: str
+    default: ""
+  members:
+    description: All members of the cluster. Required with O(lowered_synchronous).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Inventory name.
+        type: str
+        required: true
+      address:
+        description: Where the others reach it.
+        type: str
+        required: true
+      port:
+        description: Port of PostgreSQL.
+        type: int
+        default: 5432
   version:
     description: Major version of the instance. V(0) or not given is the one that the host's Debian ships.
     type: int
@@ -132,6 +159,11 @@ lost:
   type: dict
   returned: success
   sample: {commits: 3, tables: [{name: "orders: public.invoices", inserted: 3}]}
+synchronous:
+  description: Which rule was replaced by which, and replicas that could not be told; null if nothing was to be done.
+  type: dict
+  returned: success
+  sample: {from: "", to: "ANY 1 (pg1, pg2)", not_told: {}}
 replayed:
   description: Position that was replayed in the end.
   type: str
@@ -144,30 +176,27 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dbops.fleet.plugins.module_utils import adapter
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_modules
 
-
-def _place() -> dict[str, object]:
-    return {
-        "type": "dict",
-        "required": True,
-        "options": {
-            "name": {"type": "str", "required": True},
-            "address": {"type": "str", "required": True},
-            "port": {"type": "int", "default": 5432},
-        },
-    }
+PLACE = {
+    "name": {"type": "str", "required": True},
+    "address": {"type": "str", "required": True},
+    "port": {"type": "int", "default": 5432},
+}
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "cluster": {"type": "str", "required": True},
-            "member": _place(),
-            "primary": _place(),
+            "member": {"type": "dict", "required": True, "options": PLACE},
+            "primary": {"type": "dict", "required": True, "options": PLACE},
             "slot": {"type": "str"},
             "member_slots": {"type": "list", "elements": "str", "default": []},
             "method": {"type": "str", "choices": ["auto", "clone"], "default": "auto"},
             "stop_primary": {"type": "str"},
             "replace": {"type": "str"},
+            "lowered_synchronous": {"type": "str"},
+            "synchronous_before": {"type": "str", "default": ""},
+            "members": {"type": "list", "elements": "dict", "default": [], "options": PLACE},
             "version": {"type": "int"},
             "name": {"type": "str", "default": "main"},
             "timeout": {"type": "float", "default": 120},

@@ -31,9 +31,13 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan i
     Source,
     plan_rejoin,
 )
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_synchronous import restore
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import STATE_DIRECTORY
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_local import LocalPrimary, start_server
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_remote import configure_session
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_remote import RemoteReplica
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import Member
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Target
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.wal_end import wal_end
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
@@ -62,6 +66,9 @@ class Rejoin:
         clone_from: for a clone; None takes the fleet's account and certificates.
         member_slots: slots that this member had for others when it was the primary; dropped where nobody uses them.
         timeout: seconds until it streams and has replayed a fresh position.
+        lowered_synchronous, synchronous_before: what the last failover made of synchronous_standby_names; taken back on
+            all `members` when enough of them stream again.
+        members: all of the cluster, for that.
         lost_directory: where the write-ahead log beyond the fork is saved.
     """
 
@@ -76,6 +83,9 @@ class Rejoin:
     member_slots: tuple[str, ...] = ()
     consent: Consent = field(default_factory=Consent)
     timeout: float = 120.0
+    lowered_synchronous: str | None = None
+    synchronous_before: str = ""
+    members: tuple[Target, ...] = ()
     state_directory: Path = STATE_DIRECTORY
     lost_directory: Path = Path("/var/lib/dbops-fleet/lost")
 
@@ -103,13 +113,41 @@ def rejoin(order: Rejoin, check_mode: bool) -> Outcome:
     }
     result: dict[str, Any] = {"plan": plan.to_dict(), "action": plan.action, "msg": plan.reason, "lost": None}
     if not plan.changes:
-        return Outcome(False, result, before, before)
+        result["synchronous"] = _restore_synchronous(order, check_mode)
+        return Outcome(result["synchronous"] is not None, result, before, before)
     after = {"member": order.name, "state": "running", "timeline": source.timeline, "follows": order.primary.name}
     if check_mode:
         return Outcome(True, result, before, after)
     result |= _act(order, plan, target)
     result |= _prove(order)
+    result["synchronous"] = _restore_synchronous(order)
     return Outcome(True, result, before, after)
+
+
+def _restore_synchronous(order: Rejoin, check_mode: bool = False) -> dict[str, Any] | None:
+    """See `rejoin_synchronous.restore`."""
+    if order.lowered_synchronous is None:
+        return None
+    servers = {t.name: RemoteReplica(Member(t.name, t.address, t.port, conninfo=t.conninfo)) for t in order.members}
+    primary = servers.pop(order.primary.name)
+    try:
+        return restore(
+            primary,
+            servers,
+            name=order.primary.name,
+            lowered=order.lowered_synchronous,
+            before=order.synchronous_before,
+            check_mode=check_mode,
+        )
+    except PortError as error:
+        raise OperationFailed(
+            f"it follows {order.primary.name}, but synchronous_standby_names could not be put back there: {error}",
+            host=order.name,
+            remedy="Run it again.",
+        ) from error
+    finally:
+        for server in (primary, *servers.values()):
+            server.close()
 
 
 def _target(order: Rejoin) -> tuple[MemberFacts, Directory]:

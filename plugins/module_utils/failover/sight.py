@@ -68,6 +68,7 @@ def look(
     end = None
     if instance is not None and first is not None:
         end = _end_on_disk(instance, second or first)
+    newest = _newest(state_directory, cluster)
     return Sight(
         vantage,
         kind,
@@ -75,9 +76,10 @@ def look(
         second or first,
         _stream(first, second),
         end,
-        *_promoting(state_directory, cluster),
+        *_promoting(newest),
         _last_failover(state_directory, cluster),
         (state_directory / "fenced.json").exists(),
+        *_lowered(newest),
     )
 
 
@@ -89,27 +91,23 @@ def probe(vantage: str, kind: str, target: Target, *, timeout: float = 1.0) -> P
         return Probe(vantage, kind, answer, in_recovery, text)
 
     try:
-        with socket.create_connection((target.address, target.port), timeout) as connection:
-            connection.settimeout(timeout)
+        connection = socket.create_connection((target.address, target.port), timeout)
+    except ConnectionError as error:
+        return seen("refused", error)
+    except OSError as error:
+        return seen("silent", error)
+    try:
+        with connection:
             connection.sendall(_SSL_REQUEST)
             if not connection.recv(1):
                 return seen("refused", "it closes connections at once")
     except ConnectionError as error:
         return seen("refused", error)
     except OSError as error:
-        return seen(_silent_or_accepting(target, timeout), error)
+        return seen("accepts", error)
     if kind != "replica":
         return seen("protocol", "a server process answers")
     return _query(target, seen)
-
-
-def _silent_or_accepting(target: Target, timeout: float) -> str:
-    """After a timeout: did the connection not come about, or was it accepted and never answered?"""
-    try:
-        socket.create_connection((target.address, target.port), timeout).close()
-    except OSError:
-        return "silent"
-    return "accepts"
 
 
 def _query(target: Target, seen: Callable[..., Probe]) -> Probe:
@@ -170,15 +168,25 @@ def _end_on_disk(instance: Instance, facts: MemberFacts) -> Lsn | None:
     return wal_end(instance, facts.timeline, start)
 
 
-def _promoting(directory: Path, cluster: str) -> tuple[str | None, str | None]:
-    """From the newest journal of this cluster's failovers."""
+def _newest(directory: Path, cluster: str) -> journal.Progress | None:
+    """Of this cluster's failovers that this host carried out, the last one."""
     for path in reversed(journal.journals(directory)):
         progress = journal.Progress.of(journal.read(path))
-        request = progress.request.get("request", {})
-        if request.get("cluster") == cluster:
-            candidate = promoting(progress)
-            return candidate, request["old"]["name"] if candidate else None
-    return None, None
+        if progress.request.get("request", {}).get("cluster") == cluster:
+            return progress
+    return None
+
+
+def _promoting(newest: journal.Progress | None) -> tuple[str | None, str | None]:
+    candidate = promoting(newest) if newest else None
+    return (candidate, newest.request["request"]["old"]["name"]) if newest and candidate else (None, None)
+
+
+def _lowered(newest: journal.Progress | None) -> tuple[str | None, str | None]:
+    """Only where it went as far as promoting: before that, the rule was put back."""
+    if newest is None or "promote" not in newest.begun:
+        return None, None
+    return newest.state.get("lowered_synchronous"), newest.state.get("synchronous_before")
 
 
 def last_failover_file(directory: Path, cluster: str) -> Path:

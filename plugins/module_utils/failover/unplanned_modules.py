@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +66,8 @@ def plan_info(params: Mapping[str, Any], _check_mode: bool) -> Outcome:
         [_record(Sight, sight) for sight in params["sights"]],
         _record(Orders, params["orders"]),
     )
-    return Outcome(False, {"plan": plan.to_dict(), "report": report(params["cluster"], plan)})
+    operation = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{params['cluster']}"
+    return Outcome(False, {"plan": plan.to_dict(), "report": report(params["cluster"], plan), "operation": operation})
 
 
 def fence(params: Mapping[str, Any], check_mode: bool) -> Outcome:
@@ -123,6 +125,9 @@ def rejoin(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         member_slots=tuple(params["member_slots"]),
         consent=rejoining.consent_of(params, member.name),
         timeout=params["timeout"],
+        lowered_synchronous=params["lowered_synchronous"],
+        synchronous_before=params["synchronous_before"],
+        members=tuple(_record(Target, place) for place in params["members"]),
     )
     return rejoining.rejoin(order, check_mode)
 

@@ -149,7 +149,7 @@ def plan_failover(
             confirmation=confirmation,
             worker=primary,
             reason=f"{confirmation.reason}; starting it again loses nothing",
-            steps=(f"Start PostgreSQL on {primary}; fail over if it does not take sessions in time",),
+            steps=(f"Start PostgreSQL on {primary}",),
         )
     unfinished = begun is not None and begun.promoting == primary
     if not unfinished:

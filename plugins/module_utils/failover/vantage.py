@@ -42,6 +42,8 @@ class Sight(Record):
             was begun, by a journal here.
         last_failover: seconds since 1970 of the end of the cluster's last failover, by the record here.
         fenced: this host's instance was fenced and has not rejoined since.
+        lowered_synchronous, synchronous_before: what the last failover made of synchronous_standby_names, by a journal
+            here, because too few standbys were left.
     """
 
     vantage: str
@@ -54,3 +56,5 @@ class Sight(Record):
     promoting_from: str | None = None
     last_failover: float | None = None
     fenced: bool = False
+    lowered_synchronous: str | None = None
+    synchronous_before: str | None = None

@@ -1,0 +1,219 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One cluster `orders` on test hosts, set up, failed over and rejoined by the shipped playbooks.
+
+    fleet = HostCluster(hosts, directory, synchronous=True)
+    fleet.set_up()
+    hosts.power_off(fleet.primary())
+    end = fleet.play("failover")        # .state, .text, .seconds
+
+Power is cut by fleet-hosts, which is also the driver of the fence: a command to switch off, a command that tells.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from hosts.fixtures import Hosts
+
+from ansible_collections.dbops.fleet.tests.faults.load import Load
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MEMBERS = ("pg1", "pg2", "pg3")
+POOLERS = ("pool1",)
+
+
+@dataclass(frozen=True)
+class Play:
+    """How a playbook ended.
+
+    Attributes:
+        started: seconds since 1970.
+        seconds: from the start of ansible-playbook to its end.
+        text: its output, every run of white space as one blank.
+        record: what it left for job templates by set_stats.
+    """
+
+    returncode: int
+    started: float
+    seconds: float
+    text: str
+    record: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        return self.returncode == 0
+
+    @property
+    def state(self) -> str | None:
+        """The end state."""
+        state: str | None = self.record.get("state")
+        return state
+
+
+class HostCluster:
+    """The cluster. Who is the primary is asked, never remembered.
+
+    Args:
+        hosts: the set of test hosts.
+        directory: for inventory, passwords and certificates; private.
+        synchronous: commits wait for one replica, whichever is first.
+        fencing: the inventory names commands that switch a host off.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        directory: Path,
+        *,
+        synchronous: bool = False,
+        fencing: bool = True,
+        members: tuple[str, ...] = MEMBERS,
+        poolers: tuple[str, ...] = POOLERS,
+    ) -> None:
+        self.hosts, self.directory, self.members, self.poolers = hosts, directory, members, poolers
+        self._variables: dict[str, Any] = {
+            "fleet_postgres_profile": "small",
+            "fleet_secrets_directory": str(directory / "secrets"),
+            "postgres_primary_databases": [{"name": "orders"}],
+            # Tests fail over again and again.
+            "fleet_failover_cooldown_seconds": 0,
+        }
+        if synchronous:
+            self._variables["fleet_synchronous"] = {"method": "ANY", "number": 1, "members": list(members)}
+        if fencing:
+            tool = f"env FLEET_HOSTS_SET={hosts.set_name} {CHECKOUT}/tests/hosts/fleet-hosts"
+            self._variables |= {
+                "fencing_power_off_command": f"{tool} power-off {{{{ inventory_hostname }}}}",
+                "fencing_power_state_command": f"{tool} power-state {{{{ inventory_hostname }}}}",
+                "fencing_power_off_pattern": "off",
+            }
+
+    def set_up(self, *, fresh: bool = True) -> None:
+        """Have the hosts up (fresh: with new disks) and the cluster on them, by setup.yml.
+
+        Raises:
+            RuntimeError: setup.yml failed; with its output.
+        """
+        names = (*self.members, *self.poolers)
+        (self.hosts.reset if fresh else self.hosts.up)(*names)
+        done = self.play("setup", named=False)
+        if not done.ok:
+            raise RuntimeError(done.text)
+        Load.make_table(self.through_poolers()[0])
+
+    def play(self, playbook: str, *arguments: str, named: bool = True, **extra: Any) -> Play:
+        """Run a playbook to its end; with `named` for this cluster."""
+        return self.start(playbook, *arguments, named=named, **extra)()
+
+    def start(self, playbook: str, *arguments: str, named: bool = True, **extra: Any) -> Callable[[], Play]:
+        """Start a playbook; the function that is returned waits for its end."""
+        extra |= {"fleet_cluster": "orders"} if named else {}
+        command = [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            *(f"--inventory={path}" for path in self._inventory()),
+            str(CHECKOUT / "playbooks" / f"{playbook}.yml"),
+            *arguments,
+            *(["--extra-vars", json.dumps(extra)] if extra else []),
+        ]
+        environment = {
+            **os.environ,
+            "NO_COLOR": "1",
+            "ANSIBLE_SHOW_CUSTOM_STATS": "true",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": f"/tmp/fleet-{os.getpid()}",
+            "ANSIBLE_TIMEOUT": "5",
+        }
+        started = time.time()
+        process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+        def end() -> Play:
+            output, _ = process.communicate(timeout=280)
+            print(output)  # for the report of a failed test
+            seconds = time.time() - started
+            return Play(
+                process.returncode, started, seconds, " ".join(output.split()), _record(output, f"fleet_{playbook}")
+            )
+
+        return end
+
+    def _inventory(self) -> list[Path]:
+        connection, cluster = self.directory / "connection.yml", self.directory / "cluster.yml"
+        connection.write_text(self.hosts.inventory(*self.members, *self.poolers))
+        orders: dict[str, Any] = {name: {} for name in self.members}
+        orders[self.members[0]]["fleet_initial_primary"] = True
+        poolers = {name: {"pgbouncer_clusters": ["orders"]} for name in self.poolers}
+        children = {
+            "postgresql": {"children": {"orders": {"hosts": orders, "vars": {"fleet_cluster": "orders"}}}},
+            "pgbouncer": {"hosts": poolers},
+        }
+        cluster.write_text(json.dumps({"all": {"vars": self._variables, "children": children}}))
+        return [connection, cluster]
+
+    def through_poolers(self) -> list[str]:
+        """Conninfos of the application, one per pooler. The password comes from a file."""
+        secret = (self.directory / "secrets/passwords/orders/orders_app").read_text().strip()
+        passfile = self.directory / "pgpass"
+        passfile.touch(0o600)
+        passfile.write_text(f"*:*:*:orders_app:{secret}\n")
+        login = f"port=6432 dbname=orders user=orders_app sslmode=require passfile={passfile}"
+        return [f"host={self.hosts.address(name)} {login}" for name in self.poolers]
+
+    def sql(self, name: str, statement: str, database: str = "orders") -> str:
+        """Run a statement on a member as the superuser; returns what psql prints, unaligned."""
+        command = f"cd / && runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d {database}"
+        return self.hosts.ssh(name, f"{command} <<'END_OF_SQL'\n{statement}\nEND_OF_SQL\n").strip()
+
+    def primaries(self) -> list[str]:
+        """Members that take writes now."""
+        found = []
+        for name in self.members:
+            with suppress(subprocess.SubprocessError):
+                if self.sql(name, "SELECT pg_is_in_recovery()") == "f":
+                    found.append(name)
+        return found
+
+    def primary(self) -> str:
+        """The only one."""
+        names = self.primaries()
+        assert len(names) == 1, f"primaries: {names}"
+        return names[0]
+
+    def written_to(self) -> str:
+        """The address of the server that a client of the first pooler writes to."""
+        with psycopg.connect(self.through_poolers()[0], autocommit=True, prepare_threshold=None) as connection:
+            row = connection.execute("SELECT host(inet_server_addr()), pg_is_in_recovery()").fetchone()
+        assert row is not None
+        assert row[1] is False, "it is a replica"
+        return str(row[0])
+
+
+def _record(output: str, name: str) -> dict[str, Any]:
+    """The record in what Ansible prints of set_stats, which is JSON after `RUN:`."""
+    _, _, tail = output.partition("CUSTOM STATS:")
+    for line in tail.splitlines():
+        _, found, text = line.strip().partition("RUN: ")
+        if found:
+            stats: dict[str, Any] = json.loads(text)
+            record: dict[str, Any] = stats.get(name, {})
+            return record
+    return {}
