@@ -181,6 +181,6 @@ def _restore(config: Config, options: argparse.Namespace) -> int:
 
 def _mapping(words: list[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
-    if any(not new for _, _, new in pairs):
+    if any(not new for _old, _arrow, new in pairs):
         raise Refused("--tablespace takes OLD=NEW")
-    return {old: new for old, _, new in pairs}
+    return {old: new for old, _arrow, new in pairs}

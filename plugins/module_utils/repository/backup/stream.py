@@ -107,7 +107,7 @@ class BaseBackupStream:
             if kind == b"d":
                 yield Data(message[1:], manifest)
             elif kind == b"n":
-                _, location, _ = bytes(message[1:]).split(b"\0", 2)
+                _oid, location, _rest = bytes(message[1:]).split(b"\0", 2)
                 yield Archive(oids[location.decode("utf-8", "surrogateescape")] if location else None)
             elif kind == b"m":
                 manifest = True
@@ -169,7 +169,7 @@ class BaseBackupStream:
             elif size < 0:
                 return
             else:
-                readable, _, _ = select.select([connection.socket], [], [], SILENCE_SECONDS)
+                readable, _writable, _broken = select.select([connection.socket], [], [], SILENCE_SECONDS)
                 if not readable:
                     raise self._failure(f"nothing was sent for {SILENCE_SECONDS} s".encode())
                 try:

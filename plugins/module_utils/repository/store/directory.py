@@ -71,7 +71,7 @@ class DirectoryStore:
         return data
 
     def list(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
-        directory, _, beginning = prefix.rpartition("/")
+        directory, _slash, beginning = prefix.rpartition("/")
         with self._naming_errors(prefix):
             if not self._root.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "the repository's directory does not exist", self.address)

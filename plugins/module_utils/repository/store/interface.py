@@ -38,12 +38,10 @@ class Store(Protocol):
     @property
     def address(self) -> str:
         """Where this is, for messages: a path or a URL, never with credentials."""
-        ...
 
     @property
     def refuses_overwriting(self) -> bool:
         """Whether `create` is atomic against other writers: exactly one of many wins."""
-        ...
 
     def create(self, key: str, data: bytes) -> None:
         """Write a new object. On return it is durable and complete.
@@ -51,22 +49,17 @@ class Store(Protocol):
         Raises:
             ObjectExists: there is one already (certain only where `refuses_overwriting`).
         """
-        ...
 
     def read(self, key: str) -> bytes:
         """The whole object. Raises ObjectMissing."""
-        ...
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`. Raises ObjectMissing, and ObjectCorrupt when the object ends before."""
-        ...
 
     def list(self, prefix: str, after: str = "") -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix` and sorts behind `after`, sorted, complete however many there
         are.
         """
-        ...
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
-        ...

@@ -113,7 +113,7 @@ class Archiver:
             if name != entry.name:
                 with contextlib.suppress(ValueError):
                     names.append((kind_of(name) is not Kind.HISTORY, name))
-        return [name for _, name in sorted(names)]
+        return [name for _order, name in sorted(names)]
 
     def _begin(self, name: str, *, asked: bool = False) -> Future[None] | None:
         """The push of this file, or None when it is archived already or failed just now."""
@@ -170,7 +170,7 @@ class Archiver:
     def _serve(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
             try:
-                connection, _ = listener.accept()
+                connection, _address = listener.accept()
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):

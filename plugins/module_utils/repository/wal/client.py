@@ -25,7 +25,7 @@ def ask(spool_directory: str, path: str) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(os.path.join(spool_directory, SOCKET))
-        _, owner, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        _pid, owner, _group = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if owner not in (0, os.geteuid()):
             return f"the socket in {spool_directory} belongs to user id {owner}, not to PostgreSQL's"
         connection.sendall(f"{os.path.abspath(path)}\n".encode())

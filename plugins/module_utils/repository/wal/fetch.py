@@ -84,7 +84,7 @@ def read(repository: Repository, cluster: Cluster, name: str) -> bytes | None:
             f"{', '.join(sorted(found))}",
             remedy="Find out which server was the real primary and delete the other one's object by hand.",
         )
-    ((sha256, key),) = found.items()
+    sha256, key = next(iter(found.items()))
     content = repository.decode(repository.store.read(key), key, sha256)
     if segment is not None:
         header.check(

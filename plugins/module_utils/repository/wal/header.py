@@ -46,7 +46,7 @@ class WalHeader:
         """Raises ValueError when these are not the first bytes of a segment."""
         if len(data) < LONG_HEADER_BYTES:
             raise ValueError(f"only {len(data)} bytes")
-        magic, info, timeline, position, _, system, size, _ = _LAYOUT.unpack(data[:LONG_HEADER_BYTES])
+        magic, info, timeline, position, _rest, system, size, _block = _LAYOUT.unpack(data[:LONG_HEADER_BYTES])
         if not info & _HAS_LONG_HEADER or magic & 0xFF00 != 0xD100:
             raise ValueError("no WAL page header")
         return cls(_MAJOR_BY_MAGIC.get(magic), timeline, Lsn(position), system, size)

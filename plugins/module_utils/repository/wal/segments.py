@@ -100,7 +100,7 @@ def along(history: TimelineHistory, start: Lsn, end: Lsn, size: int) -> Iterator
     is the one that PostgreSQL asks for first, so it is the one named here.
     """
     timelines = history.timelines
-    begins = [0] + [int(switch) // size for _, switch in history.switches]
+    begins = [0] + [int(switch) // size for _timeline, switch in history.switches]
     current = 0
     for number in range(int(start) // size, Segment.ending_at(1, end, size).number + 1):
         while current + 1 < len(timelines) and begins[current + 1] <= number:
