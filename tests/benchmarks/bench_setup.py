@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -13,12 +12,12 @@ import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from setup_fleet import BenchmarkFleet, Hosts, Run
+from setup_fleet import BenchmarkFleet, Cost, Hosts, Run
 
 SMALL, LARGE = 3, 12
+FIGURES = {"seconds": "seconds", "CPU seconds of all hosts": "hosts_cpu", "CPU seconds of the controller": "cpu"}
 
 
 def main() -> None:
@@ -44,23 +43,27 @@ def main() -> None:
 
 def bare_hosts(hosts: Hosts, fleet: BenchmarkFleet, rounds: int) -> None:
     """Three bare hosts to a serving cluster: by hand and by setup.yml in turn, each on fresh disks."""
-    by_hand: list[float] = []
-    by_playbook: list[float] = []
+    by_hand: list[Cost] = []
+    by_playbook: list[Cost] = []
     for number in range(rounds):
         hosts.reset(*fleet.names(SMALL), bare=True)
         by_hand.append(fleet.set_up_by_hand(SMALL))
         wanted = fleet.fingerprint(SMALL)
         hosts.reset(*fleet.names(SMALL), bare=True)
         fleet.forget_secrets()
-        by_playbook.append(fleet.run_setup(SMALL).seconds)
-        say(f"round {number + 1}: by hand {by_hand[-1]:.1f} s, setup.yml {by_playbook[-1]:.1f} s")
+        by_playbook.append(fleet.run_setup(SMALL).cost)
+        say(f"round {number + 1}: by hand {by_hand[-1]}, setup.yml {by_playbook[-1]}")
         refuse_difference(wanted, fleet.fingerprint(SMALL))
-    hand, playbook = statistics.median(by_hand), statistics.median(by_playbook)
-    ratios = [one / other for one, other in zip(by_playbook, by_hand, strict=True)]
-    print(f"\n| {SMALL} bare hosts, {rounds} rounds in turn | median | all |\n|---|---|---|")
-    print(f"| by hand (setup_by_hand.sh) | {hand:.1f} s | {seconds(by_hand)} |")
-    print(f"| setup.yml | {playbook:.1f} s | {seconds(by_playbook)} |")
-    print(f"| ratio of a round | {statistics.median(ratios):.2f} | {', '.join(f'{ratio:.2f}' for ratio in ratios)} |\n")
+    print(f"\n| {SMALL} bare hosts, {rounds} rounds in turn: medians | by hand | setup.yml | ratio (each round) |")
+    print("|---|---|---|---|")
+    for title, figure in FIGURES.items():
+        hand = [getattr(cost, figure) for cost in by_hand]
+        playbook = [getattr(cost, figure) for cost in by_playbook]
+        ratios = [one / other for one, other in zip(playbook, hand, strict=True)]
+        print(
+            f"| {title} | {statistics.median(hand):.1f} | {statistics.median(playbook):.1f} "
+            f"| {statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)}) |"
+        )
 
 
 def second_runs(hosts: Hosts, fleet: BenchmarkFleet, rounds: int) -> None:
@@ -71,18 +74,19 @@ def second_runs(hosts: Hosts, fleet: BenchmarkFleet, rounds: int) -> None:
     runs: dict[int, list[Run]] = {}
     for size in (SMALL, LARGE):
         first[size] = fleet.run_setup(size)
-        say(f"{size} hosts: first run {first[size].seconds:.1f} s")
+        say(f"{size} hosts: first run {first[size].cost}")
         runs[size] = []
         for _ in range(rounds):
             runs[size].append(fleet.run_setup(size))
-            say(f"{size} hosts: second run {runs[size][-1].seconds:.1f} s")
+            say(f"{size} hosts: second run {runs[size][-1].cost}")
             if any(runs[size][-1].changed.values()):
                 raise SystemExit(f"A second run on {size} hosts changed something: {runs[size][-1].changed}")
-    print(f"\n| second run; {rounds} each | median | all |\n|---|---|---|")
-    median = {size: statistics.median(run.seconds for run in done) for size, done in runs.items()}
-    for size, done in runs.items():
-        print(f"| {size} hosts | {median[size]:.1f} s | {seconds([run.seconds for run in done])} |")
-    print(f"| ratio | {median[LARGE] / median[SMALL]:.2f} | |\n")
+    print(f"\n| second run, {rounds} each: medians | {SMALL} hosts | {LARGE} hosts | ratio |")
+    print("|---|---|---|---|")
+    for title, figure in FIGURES.items():
+        small, large = (statistics.median(getattr(run.cost, figure) for run in runs[size]) for size in (SMALL, LARGE))
+        print(f"| {title} | {small:.1f} | {large:.1f} | {large / small:.2f} |")
+    print()
     print("| per host | task results | of these skipped | modules run |\n|---|---|---|---|")
     for size in (SMALL, LARGE):
         for title, run in ((f"first run to {size} hosts", first[size]), (f"second run on {size} hosts", runs[size][0])):
@@ -98,11 +102,6 @@ def refuse_difference(by_hand: dict[str, list[str]], by_playbook: dict[str, list
         difference = "\n".join(lines)
         if difference:
             raise SystemExit(f"{host}: the two ways did not do the same:\n{difference}")
-
-
-def seconds(values: Sequence[float]) -> str:
-    """All values, for the reader to see the spread."""
-    return ", ".join(f"{value:.1f}" for value in values)
 
 
 def say(line: str) -> None:

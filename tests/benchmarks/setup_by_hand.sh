@@ -86,6 +86,7 @@ $(sed "s,@NAME@,$1," "$(dirname "$0")/setup_by_hand.conf")
 FILE
 cat > pg_hba.conf << 'FILE'
 local   all         postgres                          peer map=fleet
+local   replication postgres                          peer map=fleet
 local   all         all                               scram-sha-256
 host    all         postgres                  all     reject
 hostssl replication fleet_replication         samenet scram-sha-256

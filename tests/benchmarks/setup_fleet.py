@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,17 +38,35 @@ ON_CONTROLLER = {
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one set-up took.
+
+    Attributes:
+        seconds: from its start to its end, as an operator waits.
+        hosts_cpu: CPU seconds of all hosts together; hardly depends on what else the machine does.
+        cpu: CPU seconds of the controller's processes.
+    """
+
+    seconds: float
+    hosts_cpu: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s (CPU {self.hosts_cpu:.1f} + {self.cpu:.1f} s)"
+
+
+@dataclass(frozen=True)
 class Run:
     """One run of setup.yml.
 
     Attributes:
-        seconds: from the start of ansible-playbook to its end.
+        cost: what it took.
         changed: tasks that changed something, by host.
         tasks, skipped, modules: by host: task results, those of them that were skipped, and executions of a module
             (each item of a loop is one).
     """
 
-    seconds: float
+    cost: Cost
     changed: dict[str, int]
     tasks: Counter[str]
     skipped: Counter[str]
@@ -108,31 +127,37 @@ class BenchmarkFleet:
         }
         ansible_playbook = Path(sys.executable).parent / "ansible-playbook"
         command = [str(ansible_playbook), "-i", str(self.inventory(number)), "playbooks/setup.yml"]
-        began = time.monotonic()
-        done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
-        seconds = time.monotonic() - began
-        if done.returncode:
-            problem = subprocess.CalledProcessError(done.returncode, command)
-            problem.add_note(done.stdout[-3000:] + done.stderr[-3000:])
-            raise problem
+        done, cost = self._timed(number, command, environment)
         report = json.loads(done.stdout[done.stdout.index("{") :])
         changed = {host: stats["changed"] for host, stats in report["stats"].items()}
-        return Run(seconds, changed, *_counted(report))
+        return Run(cost, changed, *_counted(report))
 
-    def set_up_by_hand(self, number: int) -> float:
-        """Run setup_by_hand.sh on the first `number` hosts; returns seconds."""
+    def set_up_by_hand(self, number: int) -> Cost:
+        """Run setup_by_hand.sh on the first `number` hosts. Raises CalledProcessError when it fails."""
         names = self.names(number)
         secrets = self._directory / "by-hand"
         addresses = [f"{name}={self._hosts.address(name)}" for name in names]
         command = [str(HERE / "setup_by_hand.sh"), str(secrets), str(self._ssh_config()), *addresses]
-        began = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return self._timed(number, command, dict(os.environ))[1]
+
+    def _timed(
+        self, number: int, command: list[str], environment: dict[str, str]
+    ) -> tuple[subprocess.CompletedProcess[str], Cost]:
+        """Run a command that works on the first `number` hosts. A failure says what the command said last."""
+        hosts_before, cpu_before, began = self._hosts_cpu(number), _children_cpu(), time.monotonic()
+        done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
         seconds = time.monotonic() - began
+        cpu = _children_cpu() - cpu_before
         if done.returncode:
             problem = subprocess.CalledProcessError(done.returncode, command)
             problem.add_note(done.stdout[-3000:] + done.stderr[-3000:])
             raise problem
-        return seconds
+        return done, Cost(seconds, self._hosts_cpu(number) - hosts_before, cpu)
+
+    def _hosts_cpu(self, number: int) -> float:
+        """CPU seconds that the first `number` hosts have used since they were made."""
+        usage = (self._hosts.ssh(name, "cat /sys/fs/cgroup/cpu.stat").split()[1] for name in self.names(number))
+        return sum(int(microseconds) for microseconds in usage) / 1e6
 
     def _ssh_config(self) -> Path:
         """How to log in as root, with one connection per host that is kept, as Ansible keeps it."""
@@ -149,6 +174,12 @@ class BenchmarkFleet:
         """What a set-up left, by host: packages, settings, log-in rules, roles, privileges, certificates, pooler."""
         script = (HERE / "setup_fingerprint.sh").read_text()
         return {name: self._hosts.ssh(name, script).splitlines() for name in self.names(number)}
+
+
+def _children_cpu() -> float:
+    """CPU seconds of the processes that this one has started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _counted(report: dict[str, Any]) -> tuple[Counter[str], Counter[str], Counter[str]]:
