@@ -73,7 +73,9 @@ class Keyring:
     def _kept(self) -> DataKey | None:
         """The key this host wrote with before, if the recipients are still the same and the repository still has it."""
         with contextlib.suppress(OSError):
-            key_id, _space, recipients = (self._directory / "writing").read_text(encoding="ascii").strip().partition(" ")
+            key_id, _space, recipients = (
+                (self._directory / "writing").read_text(encoding="ascii").strip().partition(" ")
+            )
             key = self._read_kept(key_id) if recipients == self._marker() else None
             if key is not None and any(True for _object in self._store.list(layout.key_object(key_id))):
                 return key
