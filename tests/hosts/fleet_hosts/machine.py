@@ -27,6 +27,9 @@ RUNTIME = Path("/run/dbops-fleet-hosts")
 PIN_DIRECTORY = RUNTIME / "namespace"
 PIN = PIN_DIRECTORY / "mnt"
 BOOT_ID = RUNTIME / "boot_id"
+INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+# systemd and its services in each host need a dozen; Debian's 128 are used up by eight hosts, and the next does not boot.
+INOTIFY_INSTANCES_NEEDED = 1024
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 FORWARDING_WAS_OFF = RUNTIME / "forwarding_was_off"
 
@@ -99,6 +102,13 @@ def switch_forwarding_on() -> None:
     if IP_FORWARD.read_text().strip() == "0":
         FORWARDING_WAS_OFF.touch()
         IP_FORWARD.write_text("1")
+
+
+def allow_many_hosts() -> None:
+    """Raise the kernel's limit of inotify instances until the machine's next boot."""
+    if int(INOTIFY_INSTANCES.read_text()) < INOTIFY_INSTANCES_NEEDED:
+        with contextlib.suppress(OSError):
+            INOTIFY_INSTANCES.write_text(str(INOTIFY_INSTANCES_NEEDED))
 
 
 def is_mounted(path: Path, fstype: str | None = None) -> bool:

@@ -63,6 +63,7 @@ def ensure_network(addresses: Addresses) -> None:
     run(["ip", "address", "replace", f"{addresses.gateway}/24", "dev", bridge])
     run(["ip", "link", "set", bridge, "up"])
     machine.switch_forwarding_on()
+    machine.allow_many_hosts()
     if run(["nft", "list", "table", "bridge", addresses.table], check=False).returncode != 0:
         run(["nft", "delete", "table", "ip", addresses.table], check=False)
         run(["nft", "--file", "-"], text_in=_RULES.format(table=addresses.table, subnet=addresses.subnet))
