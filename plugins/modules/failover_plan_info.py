@@ -185,7 +185,7 @@ operation:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbops.fleet.plugins.module_utils import adapter
-from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_modules
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_planning import plan_info
 
 
 def main() -> None:
@@ -231,7 +231,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    adapter.run(module, unplanned_modules.plan_info)
+    adapter.run(module, plan_info)
 
 
 if __name__ == "__main__":

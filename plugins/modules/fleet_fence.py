@@ -107,7 +107,7 @@ rung:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbops.fleet.plugins.module_utils import adapter
-from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_modules
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_fence import fence
 
 
 def main() -> None:
@@ -131,7 +131,7 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    adapter.run(module, unplanned_modules.fence)
+    adapter.run(module, fence)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ journal:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbops.fleet.plugins.module_utils import adapter
-from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_modules
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_failover import failover
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    adapter.run(module, unplanned_modules.failover)
+    adapter.run(module, failover)
 
 
 if __name__ == "__main__":

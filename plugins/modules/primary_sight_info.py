@@ -107,7 +107,7 @@ sight:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbops.fleet.plugins.module_utils import adapter
-from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_modules
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_sight import sight_info
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    adapter.run(module, unplanned_modules.sight_info)
+    adapter.run(module, sight_info)
 
 
 if __name__ == "__main__":

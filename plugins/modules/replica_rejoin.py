@@ -174,7 +174,7 @@ replayed:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbops.fleet.plugins.module_utils import adapter
-from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_modules
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_rejoin import rejoin
 
 PLACE = {
     "name": {"type": "str", "required": True},
@@ -203,7 +203,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    adapter.run(module, unplanned_modules.rejoin)
+    adapter.run(module, rejoin)
 
 
 if __name__ == "__main__":
