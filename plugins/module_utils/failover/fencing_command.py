@@ -64,6 +64,6 @@ def _run(command: str, timeout: float) -> tuple[str, str]:
     except subprocess.TimeoutExpired as error:
         said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""
         return said, f"did not end within {timeout:g} s"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         return "", f"could not be run ({error})"
     return done.stdout, f"ended with {done.returncode}"
