@@ -47,7 +47,7 @@ PARTS: dict[str, list[str]] = {
     "molecule": ["molecule", "test", "--no-command-borders", "--scenario-name"],
     "setup": [*PYTEST, "tests/setup"],
 }
-# Where Molecule notes what it has done with the hosts. Those of a run that was killed would let the next one leave out a step.
+# Where Molecule notes what it has done with the hosts. After a killed run they would let the next one leave out a step.
 MOLECULE_NOTES = CHECKOUT / ".cache" / "molecule-notes"
 LINT = ("ansible-lint", "yamllint", "shellcheck", "ruff", "ruff-format", "mypy")
 
