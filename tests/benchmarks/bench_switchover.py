@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 
-from hosts_cluster import Hosts, HostsCluster  # noqa: E402
-from load import LoadReport  # noqa: E402
+from hosts_cluster import Hosts, HostsCluster
+from load import LoadReport
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,13 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
     PoolerPlace,
     SwitchoverRequest,
 )
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_software import (
+    compare,
+    judge_restart,
+    read_restart,
+    read_software,
+    read_used_extensions,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_worker import (
     decision_now,
     endpoint_of,
@@ -44,7 +51,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.postgres import sessio
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import REPLICATION, between_members
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.judge import judge
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.read import Address, read_cluster, read_local
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.report import cluster_report
 
 # A worker needs this long at most until it holds its lock.
 _START_SECONDS = 20.0
@@ -65,7 +74,7 @@ def replica_promote(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     access = _access(params)
     pending = journals.unfinished(directory)
     if pending is not None:
-        return _go_on(pending, access, check_mode)
+        return _go_on(pending, params, access, check_mode)
     scene, plan = _plan(params, access)
     primary = scene.primary
     if primary is not None and params["candidate"] == primary.name:
@@ -87,6 +96,7 @@ def replica_promote(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         return Outcome(True, result, before, after, warnings)
     path = _begin(directory, plan.request, access)
     end = _follow(path, access, launched=True)
+    told["view"] = _view(params, access)
     return _outcome(path, end, told, before, after, warnings)
 
 
@@ -147,7 +157,11 @@ def _plan(params: Mapping[str, Any], access: Access) -> tuple[Scene, SwitchoverP
         priorities={one["name"]: one["priority"] for one in params["members"]},
         poolers=places,
         pooler_checks=check_poolers(scene, places, facts, params["operation"]),
-        further=[*_replication_logins(params, scene), *_lock_is_free(params, access)],
+        further=[
+            *_replication_logins(params, scene),
+            *_software(params, scene, access),
+            *_lock_is_free(params, access),
+        ],
         terminate_writers=params["terminate_writers"],
     )
     return scene, plan
@@ -188,6 +202,32 @@ def _replication_logins(params: Mapping[str, Any], scene: Scene) -> list[CheckRe
         except session.NotConnected as error:
             remedy = "Let the other members in (pg_hba.conf: playbooks/setup.yml writes it)."
             results.append(CheckResult("replication_login", "refuse", str(error), member.name, remedy))
+    return results
+
+
+def _software(params: Mapping[str, Any], scene: Scene, access: Access) -> list[CheckResult]:
+    """Collations and extensions of every possible candidate against this host's, and what systemd does after a stop."""
+    driver = session.require_psycopg()
+    try:
+        used = read_used_extensions(access.port, access.socket_directory)
+        with session.connect_local(access.port, access.socket_directory) as connection:
+            here = read_software(connection)
+    except (driver.Error, FleetError):
+        # It does not answer: other checks say so.
+        return []
+    results = judge_restart(params["member"], access.unit, read_restart(access.unit))
+    for member in scene.members:
+        if not member.is_standby or (params["candidate"] and member.name != params["candidate"]):
+            continue
+        conninfo = access.conninfos.get(member.name) or between_members(
+            member.address, member.port, application_name="dbops.fleet probe"
+        )
+        try:
+            with session.connect_remote(conninfo) as connection:
+                results.extend(compare(member.name, here, read_software(connection), used))
+        except (driver.Error, FleetError) as error:
+            found = f"its collations and extensions cannot be read: {' '.join(str(error).split())}"
+            results.append(CheckResult("candidate_extensions", "warn", found, member.name, "Compare them by hand."))
     return results
 
 
@@ -232,7 +272,7 @@ def _run_directory(access: Access, operation: str) -> Path:
     return Path(access.lock_directory) / f"switchover-{operation}"
 
 
-def _go_on(path: Path, access: Access, check_mode: bool) -> Outcome:
+def _go_on(path: Path, params: Mapping[str, Any], access: Access, check_mode: bool) -> Outcome:
     """Join the operation that is under way, or resume the one that was interrupted."""
     progress = Progress.of(journals.read(path))
     request = SwitchoverRequest.from_dict(progress.request["request"]) if progress.request else None
@@ -262,7 +302,7 @@ def _go_on(path: Path, access: Access, check_mode: bool) -> Outcome:
         launch(path, _run_directory(access, request.operation))
     end = _follow(path, access, launched=owner is None)
     after = {"primary": request.new.name, "timeline": request.timeline + 1}
-    return _outcome(path, end, {"resumed": True}, before, after, ())
+    return _outcome(path, end, {"resumed": True, "view": _view(params, access)}, before, after, ())
 
 
 def _follow(path: Path, access: Access, *, launched: bool) -> dict[str, Any]:
@@ -289,6 +329,12 @@ def _follow(path: Path, access: Access, *, launched: bool) -> dict[str, Any]:
             launch(path, _run_directory(access, path.stem))
             grace = time.monotonic() + _START_SECONDS
         time.sleep(0.05)
+
+
+def _view(params: Mapping[str, Any], access: Access) -> dict[str, Any]:
+    """The cluster as it is afterwards, as this host sees it."""
+    view = judge(_read_members(params, access))
+    return {**view.to_dict(), "report": cluster_report(params["cluster"], view)}
 
 
 def _outcome(

@@ -170,7 +170,9 @@ def make_plan(
     else:
         checks.append(CheckResult("candidate", "ok", why, candidate))
         checks.extend(check_candidate(scene, candidate))
-    checks.extend([*pooler_checks, *further])
+    # What was tried of a standby that is not to take over is no reason against this switchover.
+    concerned = (None, candidate, scene.local) if candidate else (None, *(member.name for member in scene.members))
+    checks.extend([*pooler_checks, *(check for check in further if check.member in concerned)])
     request = None
     if candidate is not None and scene.primary is not None and not refusals(checks):
         request = _request(scene, candidate, cluster, operation, poolers, terminate_writers)

@@ -21,7 +21,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import 
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.deadman import Deadman
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import Poolers
 from ansible_collections.dbops.fleet.tests.integration.poolers import Pooler
-from ansible_collections.dbops.fleet.tests.integration.servers import wait_until
+from ansible_collections.dbops.fleet.tests.integration.poolers import Poolers as PoolerMaker
+from ansible_collections.dbops.fleet.tests.integration.servers import Servers, wait_until
 
 OPERATION = f"test-{os.getpid()}"
 
@@ -131,6 +132,30 @@ def test_it_goes_by_itself_when_its_time_is_over(pool1: Pooler, directory: Path)
     place = [Endpoint(pool1.name, str(pool1.directory), pool1.port)]
     deadman.arm(make(place, 0.5, lifetime_seconds=0.5), directory=directory)
     wait_until(lambda: deadman.armed(directory) == (), "it to go", 5.0)
+
+
+def test_it_follows_a_promotion_that_happened_in_the_pause_and_only_that(poolers: PoolerMaker, tmp_path: Path) -> None:
+    with Servers() as servers:
+        old = servers.primary("db1")
+        new = servers.replica("db2", of=old)
+        place = f"host={old.address} port={old.port} dbname=postgres"
+        pooler = poolers.start("pool1", {"orders": place}, auth_user="postgres")
+        endpoint = Endpoint(pooler.name, str(pooler.directory), pooler.port)
+        staged = {"orders": {"host": new.address, "port": new.port, "dbname": "postgres"}}
+        deadman.arm(Deadman(OPERATION, (endpoint,), ("orders",), 0.5, 60.0, staged), directory=tmp_path)
+        pooler.databases["orders"] = f"host={new.address} port={new.port} dbname=postgres"
+        pooler.write()
+        try:
+            for promoted in (False, True):
+                with Poolers.open([endpoint], ["orders"]) as logins:
+                    logins.pause(1.0)
+                if promoted:
+                    new.promote()
+                wait_until(lambda: not pooler.paused("orders"), "the dead-man to resume", 10.0)
+                expected = new if promoted else old
+                assert pooler.query("orders", "SELECT inet_server_port()") == expected.port
+        finally:
+            deadman.disarm(OPERATION, tmp_path)
 
 
 def test_it_is_not_armed_where_no_pgbouncer_is(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""List S on test hosts: S08 by power cuts, S09. switchover.yml is struck in the middle and then run again.
+
+FLEET_HOSTS_SET names the set (default: faults). FLEET_SWITCHOVER_DIRECTORY keeps hosts, inventory and passwords for the
+next run. Each test leaves a cluster that the next one can switch over, which is part of what it shows.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from hosts_cluster import Hosts, HostsCluster, Played
+from load import LoadReport
+
+from ansible_collections.dbops.fleet.tests.integration.servers import wait_until
+
+pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.timeout(900)]
+
+JOURNALS = "/var/lib/dbops-fleet/switchover/orders"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostsCluster]:
+    """pg1 to pg3 and two poolers, set up."""
+    if os.geteuid() != 0:
+        pytest.skip("test hosts need root")
+    kept = os.environ.get("FLEET_SWITCHOVER_DIRECTORY")
+    hosts = Hosts(os.environ.get("FLEET_HOSTS_SET") or "faults")
+    made = HostsCluster(hosts, Path(kept) if kept else tmp_path_factory.mktemp("switchover"))
+    made.set_up()
+    yield made
+    if not kept:
+        hosts.tool("down")
+
+
+def struck(
+    cluster: HostsCluster, step: str, strike: Callable[[str, str], object], spared: tuple[str, ...] = ()
+) -> tuple[str, Played, LoadReport]:
+    """Switch over under load, strike as soon as a step has begun, mend, and run it again until it is settled.
+
+    Args:
+        step: of the journal.
+        strike: called with the names of the old primary and the candidate.
+        spared: poolers whose clients are looked at; both by default.
+
+    Returns:
+        The candidate, how the last run ended, and what clients saw.
+    """
+    old, new = cluster.primary(), cluster.next_candidate()
+    cluster.hosts.ssh(old, "touch /run/before")
+    load = cluster.load(8, poolers=spared)
+    with load:
+        playing = cluster.start("switchover", fleet_cluster="orders", switchover_candidate=new)
+        await_journal(cluster, old, f'"{step}"')
+        strike(old, new)
+        first = cluster.finish(playing)
+        cluster.hosts.up(*cluster.members, *cluster.poolers)
+        ended = run_again(cluster, new)
+    print(f"{step}: first run {first.state or first.returncode}, then {ended.state}: {ended.record.get('reason')}")
+    return new, ended, cluster.report(load)
+
+
+def streams(cluster: HostsCluster, name: str) -> bool:
+    return cluster.sql(name, "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+
+
+def await_journal(cluster: HostsCluster, host: str, word: str) -> None:
+    """Wait until a journal that was begun after /run/before has a word, and look often: the pause is short."""
+    script = f"until find {JOURNALS} -newer /run/before -name '*.jsonl' | xargs grep -qs '{word}'; do sleep 0.02; done"
+    quoted = script.replace("'", "'\\''")
+    cluster.hosts.ssh(host, f"timeout 240 sh -c '{quoted}'", timeout=260)
+
+
+def run_again(cluster: HostsCluster, candidate: str) -> Played:
+    """As the operator does, until it is settled one way or the other."""
+    for _ in range(4):
+        ended = cluster.switch(candidate)
+        if ended.state in ("ok", "rolled_back"):
+            return ended
+    raise AssertionError(f"not settled:\n{ended.output[-3000:]}")
+
+
+def sound(cluster: HostsCluster, candidate: str, ended: Played, report: LoadReport) -> None:
+    """One primary, the expected one; nothing lost; every pooler lets clients write to it."""
+    primary = cluster.primary()
+    assert (primary == candidate) == (ended.state == "ok")
+    assert report.acknowledged > 100
+    assert (report.lost, report.duplicated) == (0, 0)
+    for pooler in cluster.poolers:
+        with psycopg.connect(cluster.conninfo(pooler, 6432), prepare_threshold=None, connect_timeout=20) as connection:
+            row = connection.execute("SELECT host(inet_server_addr()), pg_is_in_recovery()").fetchone()
+        assert row == (cluster.hosts.address(primary), False)
+    for name in cluster.members:
+        if name != primary:
+            wait_until(partial(streams, cluster, name), f"{name} to stream", 60)
+
+
+@pytest.mark.parametrize("step", ["checkpoint", "stop"])
+@pytest.mark.parametrize("victim", ["old primary", "candidate", "sibling", "pool2"])
+def test_s08_a_power_cut_of_any_host_loses_nothing_and_a_rerun_settles_it(
+    cluster: HostsCluster, victim: str, step: str
+) -> None:
+    def strike(old: str, new: str) -> None:
+        sibling = next(name for name in cluster.members if name not in (old, new))
+        names = {"old primary": old, "candidate": new, "sibling": sibling, "pool2": "pool2"}
+        cluster.hosts.power_off(names[victim])
+
+    spared = ("pool1",) if victim == "pool2" else ()
+    sound(cluster, *struck(cluster, step, strike, spared))
+
+
+@pytest.mark.parametrize("step", ["observe", "stop"])
+def test_s09_a_killed_ansible_playbook_does_not_stop_the_work(cluster: HostsCluster, step: str) -> None:
+    started: list[subprocess.Popen[str]] = []
+    original = cluster.start
+
+    def start(playbook: str, **extra: object) -> object:
+        playing = original(playbook, **extra)
+        started.append(playing.process)
+        return playing
+
+    def strike(old: str, new: str) -> None:
+        os.killpg(started[0].pid, signal.SIGKILL)
+        await_journal(cluster, old, '"end"')
+
+    cluster.start = start  # type: ignore[method-assign,assignment]
+    try:
+        new, ended, report = struck(cluster, step, strike)
+    finally:
+        del cluster.start
+    assert ended.state == "ok"
+    assert report.errors == []
+    sound(cluster, new, ended, report)
+
+
+def test_s09_a_lost_ssh_session_does_not_stop_the_work(cluster: HostsCluster) -> None:
+    """All of Ansible's sessions on the worker's host are killed there; sshd itself goes on."""
+
+    def strike(old: str, new: str) -> None:
+        script = "for pid in $(pgrep -f '^sshd.*: fleet'); do kill -9 $pid; done"
+        cluster.hosts.ssh(old, script)
+
+    new, ended, report = struck(cluster, "observe", strike)
+    assert ended.state == "ok"
+    assert report.errors == []
+    sound(cluster, new, ended, report)
