@@ -9,6 +9,7 @@ Each server counts as a host of its own. What needs a host (power, systemd, SSH)
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,10 @@ class LoopbackCluster:
         """What the playbook would decide now."""
         return plan_failover("orders", self.members(), self.look(), Orders(**orders))
 
-    def fail_over(self, *rungs: Rung, worker: str | None = None, **orders: Any) -> dict[str, Any]:
-        """Plan and carry out, in a process of its own as on a host."""
+    def fail_over(
+        self, *rungs: Rung, worker: str | None = None, meanwhile: Callable[[], object] | None = None, **orders: Any
+    ) -> dict[str, Any]:
+        """Plan and carry out, in a process of its own as on a host; `meanwhile` is done between the two."""
         plan = self.plan(**({"restart_crashed": False} | orders))
         if plan.action != "fail_over":
             return {"state": "refused", "refusals": [refusal.code for refusal in plan.refusals], "plan": plan}
@@ -129,6 +132,8 @@ class LoopbackCluster:
             rungs=(*plan.request.rungs, *rungs),
             budgets=Budgets(promote=30.0, catch_up=20.0),
         )
+        if meanwhile:
+            meanwhile()
         began = time.monotonic()
         directory = self.state(worker or plan.worker or "n2")
         end = unplanned_worker.fail_over(request, directory)

@@ -25,11 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from hosts.fixtures import Hosts
 
-from ansible_collections.dbops.fleet.tests.faults.load import Load
+from ansible_collections.dbops.fleet.tests.faults.load import Load, LoadReport
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(CHECKOUT / "tests"))
+
+from hosts.fixtures import Hosts  # noqa: E402
+
 MEMBERS = ("pg1", "pg2", "pg3")
 POOLERS = ("pool1",)
 
@@ -205,6 +208,48 @@ class HostCluster:
         assert row is not None
         assert row[1] is False, "it is a replica"
         return str(row[0])
+
+
+@dataclass(frozen=True)
+class PowerCut:
+    """A failover under load.
+
+    Attributes:
+        old, new: the primary that lost its power, and the one after it (None: there is none).
+        seconds: from the start of the playbook to the first commit that a client saw acknowledged.
+        outage: the longest that any client waited, from the power cut on.
+    """
+
+    old: str
+    new: str | None
+    play: Play
+    load: LoadReport
+    seconds: float
+    outage: float
+
+
+def cut_power_under_load(fleet: HostCluster, *, clients: int = 16, after_seconds: float = 1.0) -> PowerCut:
+    """Cut the primary's power while clients write, fail over at once, and compare what they were told with the rows."""
+    old = fleet.primary()
+    targets = fleet.through_poolers()
+    with Load(targets, clients=clients) as load:
+        time.sleep(after_seconds)
+        cut = time.time()
+        fleet.hosts.power_off(old)
+        play = fleet.play("failover")
+        # Every client should have its turn again.
+        time.sleep(1)
+    report = load.report(rows_of=targets[0])
+    ends = [began + length for began, length in report.waits if began < play.started < began + length]
+    new = fleet.primaries()
+    return PowerCut(
+        old,
+        new[0] if len(new) == 1 else None,
+        play,
+        report,
+        min(ends, default=float("inf")) - play.started,
+        report.longest_between(cut, time.time()),
+    )
 
 
 def _record(output: str, name: str) -> dict[str, Any]:

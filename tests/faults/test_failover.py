@@ -1,7 +1,16 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List F: the primary is gone, or seems to be. Real servers on loopback."""
+"""List F: the primary is gone, or seems to be. Real servers on loopback.
+
+Elsewhere: power cuts under load and F19 on test hosts (test_failover_hosts.py), F05's drivers in unit tests
+(test_fencing_command.py, test_fencing_ec2.py), F25 there too (test_orchestrators.py), kill points of the worker in
+test_unplanned_simulation.py.
+
+Not had here: F13 (every standby's disk is full at the promotion) needs a disk per server, which loopback has not. F17
+(a sibling needs a segment that the new primary has no more) shows in the report at the end of the playbook, no
+earlier. F24 (promotion of a disaster recovery site) has no counterpart: one cluster is one site.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +22,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_command import fence_by_command
+from ansible_collections.dbops.fleet.tests.faults.load import Load
 from ansible_collections.dbops.fleet.tests.faults.loopback import OFF, LoopbackCluster
 from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers, wait_until
 
@@ -198,3 +209,136 @@ def test_f09_a_silent_quorum_member_needs_the_operators_consent(servers: Servers
     end = cluster.fail_over(OFF, accept_data_loss="orders")
     assert end["state"] == "degraded", end
     assert end["record"]["election"]["consented"]
+
+
+def test_f05_a_power_command_that_says_yes_without_effect_promotes_nobody(cluster: LoopbackCluster) -> None:
+    rung = fence_by_command("true", "echo Chassis Power is on", "is off", timeout=0.3)
+    cluster.n1.freeze()
+    cluster.cut.add("n1")
+    end = cluster.fail_over(rung)
+    assert end["state"] == "refused"
+    assert end["details"]["code"] == "fencing_unconfirmed"
+    cluster.n1.thaw()
+    for name in ("n2", "n3"):
+        cluster.servers[name].wait_for_streaming()
+    assert cluster.primaries() == ["n1"]
+
+
+def _lose_the_primary_under_load(root: Path, number: int) -> None:
+    """The member that is preferred is behind; commits are confirmed by the other one."""
+    with Servers() as servers:
+        directory = root / str(number)
+        directory.mkdir(mode=0o755)
+        cluster = LoopbackCluster(servers, directory, synchronous_standby_names="ANY 1 (n1, n2, n3)")
+        cluster.priorities["n2"] = 200
+        Load.make_table(cluster.n1.conninfo())
+        with Load([cluster.n1.conninfo()], clients=8) as load:
+            cluster.servers["n2"].freeze("walreceiver")
+            rows = "SELECT count(*) >= %s FROM load"
+            # Another moment each time, and the same ones in every run of the test.
+            wait_until(lambda: cluster.n1.value(rows, 100 + 37 * number), "the clients to write")
+            cluster.n1.kill()
+            cluster.servers["n2"].thaw("walreceiver")
+            cluster.cut.add("n1")
+            end = cluster.fail_over(OFF)
+        assert end["state"] == "ok", (number, end)
+        assert end["record"]["election"]["loss"]["kind"] == "none"
+        seen = load.report(rows_of=cluster.servers[end["record"]["candidate"]].conninfo())
+        assert (seen.lost, seen.duplicated) == (0, 0), (number, end)
+        assert seen.acknowledged >= 100
+
+
+def test_f08_with_a_quorum_no_acknowledged_row_is_lost_whoever_is_preferred(tmp_path: Path) -> None:
+    for number in range(2):
+        _lose_the_primary_under_load(tmp_path, number)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_f08_a_hundred_times(tmp_path: Path) -> None:
+    for number in range(100):
+        _lose_the_primary_under_load(tmp_path, number)
+
+
+def test_f08_a_preferred_candidate_that_is_behind_is_passed_over(servers: Servers, tmp_path: Path) -> None:
+    cluster = LoopbackCluster(servers, tmp_path, synchronous_standby_names="ANY 1 (n1, n2, n3)")
+    cluster.priorities["n2"] = 200
+    n2 = cluster.servers["n2"]
+    n2.follow(n2)
+    receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+    wait_until(lambda: n2.value(receiving) == 0, "n2 alone")
+    cluster.n1.sql("INSERT INTO acked SELECT generate_series(1, 2000)")
+    cluster.n1.kill()
+    cluster.cut.add("n1")
+    end = cluster.fail_over(OFF, primary="n1")
+    assert end["record"]["candidate"] == "n3", end
+    assert cluster.servers["n3"].value("SELECT count(*) FROM acked") == 2000
+
+
+def test_f10_a_newer_timeline_wins_over_a_longer_log(servers: Servers, tmp_path: Path) -> None:
+    """n2 was promoted and is lost, n4 follows it; n3 stayed with the old n1, which wrote far more and is lost too."""
+    cluster = LoopbackCluster(servers, tmp_path, replicas=3)
+    n2, n3, n4 = (cluster.servers[name] for name in ("n2", "n3", "n4"))
+    n2.promote()
+    n2.sql("SELECT pg_create_physical_replication_slot('n4')")
+    n4.follow(n2)
+    n2.sql("INSERT INTO acked VALUES (1)")
+    n4.wait_for_replay(n2)
+    cluster.n1.sql("INSERT INTO acked SELECT generate_series(1001, 9000)")
+    n3.wait_for_replay(cluster.n1)
+    cluster.n1.kill()
+    n2.kill()
+    cluster.cut |= {"n1", "n2"}
+    end = cluster.fail_over(OFF, primary="n2", accept_data_loss="orders")
+    assert end["state"] == "degraded", end
+    assert end["record"]["candidate"] == "n4"
+    assert any("n3 left n4's line" in problem for problem in end["problems"])
+    assert n4.value("SELECT count(*) FROM acked") == 1
+
+
+def test_f12_a_delayed_replica_with_the_most_log_gives_it_and_is_not_promoted(cluster: LoopbackCluster) -> None:
+    n2, n3 = cluster.servers["n2"], cluster.servers["n3"]
+    n3.configure(recovery_min_apply_delay="1h").restart().wait_for_streaming()
+    n2.follow(n2)
+    receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+    wait_until(lambda: n2.value(receiving) == 0, "n2 alone")
+    cluster.n1.sql("INSERT INTO acked SELECT generate_series(1, 3000)")
+    target = cluster.n1.value("SELECT pg_current_wal_flush_lsn()")
+    wait_until(lambda: n3.value("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", target), "n3 to receive")
+    cluster.n1.kill()
+    cluster.cut.add("n1")
+    end = cluster.fail_over(OFF, primary="n1")
+    assert end["state"] == "ok", end
+    assert end["record"]["candidate"] == "n2"
+    assert end["record"]["election"]["catch_up_from"] == "n3"
+    assert n2.value("SELECT count(*) FROM acked") == 3000
+
+
+def test_f22_a_primary_that_comes_back_before_the_promotion_keeps_its_place(servers: Servers, tmp_path: Path) -> None:
+    cluster = LoopbackCluster(servers, tmp_path, synchronous_standby_names="ANY 1 (n1, n2, n3)")
+    cluster.n1.freeze()
+    cluster.cut.add("n1")
+    end = cluster.fail_over(meanwhile=cluster.n1.thaw)
+    assert end["state"] == "rolled_back", end
+    assert "n1 answers again" in end["reason"]
+    for name in ("n2", "n3"):
+        cluster.servers[name].wait_for_streaming()
+    assert cluster.primaries() == ["n1"]
+    cluster.n1.sql("INSERT INTO acked VALUES (1)")
+
+
+def test_f23_cascaded_standbys_of_the_candidate_and_of_the_lost_primary_follow(
+    servers: Servers, tmp_path: Path
+) -> None:
+    cluster = LoopbackCluster(servers, tmp_path)
+    for name, upstream in (("n4", "n2"), ("n5", "n3")):
+        cluster.servers[name] = servers.replica(name, of=cluster.servers[upstream], slot=name)
+    cluster.wait_for_replicas()
+    cluster.n1.kill()
+    cluster.cut.add("n1")
+    end = cluster.fail_over(OFF)
+    assert end["state"] == "ok", end
+    new = cluster.servers[end["record"]["candidate"]]
+    new.sql("INSERT INTO acked VALUES (1)")
+    for name in {"n2", "n3", "n4", "n5"} - {new.name}:
+        cluster.servers[name].wait_for_replay(new)
