@@ -160,8 +160,8 @@ def _wal(version: int, kind: _Profile, disk_mb: int | None) -> dict[str, str]:
         "min_wal_size": _mb(max(80, min(1024, largest // 4))),
         "checkpoint_timeout": "15min",  # fewer full-page images; max_wal_size bounds the time of recovery
         "checkpoint_completion_target": "0.9",
-        # Turning archive_mode on takes a restart, giving it a command does not: the role backup does so by ALTER SYSTEM,
-        # which wins over this file. Until then segments are let go as without archiving.
+        # Turning archive_mode on takes a restart, giving it a command does not: the role backup does so by ALTER
+        # SYSTEM, which wins over this file. Until then segments are let go as without archiving.
         "archive_mode": "on",
         "archive_command": "/bin/true",
     }

@@ -28,7 +28,7 @@ PIN_DIRECTORY = RUNTIME / "namespace"
 PIN = PIN_DIRECTORY / "mnt"
 BOOT_ID = RUNTIME / "boot_id"
 INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
-# systemd and its services in each host need a dozen; Debian's 128 are used up by eight hosts, and the next does not boot.
+# systemd and its services need a dozen in each host: Debian's 128 do for eight hosts, and the next fails to boot.
 INOTIFY_INSTANCES_NEEDED = 1024
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 FORWARDING_WAS_OFF = RUNTIME / "forwarding_was_off"
