@@ -1,7 +1,15 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List R: a member becomes a replica again. Real servers on loopback."""
+"""List R: a member becomes a replica again. Real servers on loopback.
+
+Elsewhere: R02 by the shipped playbook on hosts (test_failover_hosts.py); Debian's configuration in /etc (R07) there and
+in Molecule's scenario `rejoin`; R15 (no room for a clone) in unit tests (test_rejoin_plan.py), because a disk that is
+full is not to be had on loopback.
+
+Not had: R13 for logical slots and their synchronisation, which take PostgreSQL 17 on this machine. Physical slots are
+looked at in R01.
+"""
 
 from __future__ import annotations
 
@@ -141,6 +149,14 @@ def test_r03_without_checksums_and_hints_it_is_cloned_beside_the_old_directory(p
     pair.assert_follows()
 
 
+def test_r04_a_new_primary_that_was_not_checkpointed_is_checkpointed_first(pair: Pair) -> None:
+    """Its control file says timeline 1 until then, and pg_rewind would compare with that."""
+    pair.diverge(crash=False)
+    pair.rejoin()
+    assert pair.n2.value("SELECT timeline_id FROM pg_control_checkpoint()") == 2
+    pair.assert_follows()
+
+
 def test_r05_without_the_log_back_to_the_last_common_checkpoint_it_is_cloned(pair: Pair) -> None:
     pair.n1.configure(wal_keep_size="0").reload()
     pair.n2.sql("ALTER SYSTEM SET primary_conninfo = ''")
@@ -165,6 +181,30 @@ def test_r06_an_interrupted_rewind_becomes_a_clone(pair: Pair) -> None:
     assert pair.rejoin(check_mode=True).result["action"] == "clone"
     pair.rejoin()
     assert not list(state.glob("rewind-*"))
+    pair.assert_follows()
+
+
+def test_r07_a_member_keeps_its_own_configuration(pair: Pair) -> None:
+    """pg_rewind and a clone bring the primary's files along."""
+    pair.n1.configure(work_mem="7MB").reload()
+    pair.diverge(crash=False)
+    port = pair.n1.port
+    assert pair.rejoin().result["action"] == "rewind"
+    assert (pair.n1.value("SHOW work_mem"), pair.n1.value("SHOW port")) == ("7MB", str(port))
+    assert pair.n2.value("SHOW work_mem") != "7MB"
+    pair.assert_follows()
+
+
+def test_r14_write_ahead_log_that_was_never_archived_is_kept(pair: Pair) -> None:
+    pair.n1.configure(archive_mode="on", archive_command="false").restart()
+    pair.n2.wait_for_streaming()
+    pair.n1.sql("INSERT INTO acked VALUES (900)")
+    pair.n1.sql("SELECT pg_switch_wal()")
+    pair.diverge()
+    ready = {path.stem for path in (pair.n1.data / "pg_wal/archive_status").glob("*.ready")}
+    assert ready, "nothing waits for the archiver"
+    saved = Path(pair.rejoin().result["lost"]["saved"])
+    assert ready <= {path.name for path in saved.iterdir()}
     pair.assert_follows()
 
 

@@ -111,7 +111,8 @@ def rejoin(order: Rejoin, check_mode: bool) -> Outcome:
         "timeline": target.timeline,
         "position": str(target.position),
     }
-    result: dict[str, Any] = {"plan": plan.to_dict(), "action": plan.action, "msg": plan.reason, "lost": None}
+    result: dict[str, Any] = {"plan": plan.to_dict(), "action": plan.action, "msg": plan.reason}
+    result |= {"lost": None, "synchronous": None}
     if not plan.changes:
         result["synchronous"] = _restore_synchronous(order, check_mode)
         return Outcome(result["synchronous"] is not None, result, before, before)
