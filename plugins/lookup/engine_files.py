@@ -5,13 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from ansible.plugins.lookup import LookupBase
-
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.commands import ENGINE, launcher
-
 DOCUMENTATION = r"""
 name: engine_files
 short_description: The files of the engine, for a host that has to work without a controller
@@ -57,6 +50,13 @@ _raw:
 SOURCE = Path(__file__).absolute().parents[1] / "module_utils"
 # What a host without Ansible cannot use.
 LEFT_OUT = ("adapter.py", "clone/", "failover/", "files/", "pooler/", "topology/")
+
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.lookup import LookupBase
+
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.commands import ENGINE, launcher
 
 
 class LookupModule(LookupBase):

@@ -59,7 +59,7 @@ def look(
     with ThreadPoolExecutor(max_workers=max(1, len(others))) as pool:
         probes = tuple(pool.map(lambda target: (target.name, probe(vantage, kind, target, timeout=timeout)), others))
     second = _own(instance, vantage, address) if first is not None and first.is_standby else None
-    if second is not None and any(seen.answer != "sql" for _, seen in probes):
+    if second is not None and any(seen.answer != "sql" for _name, seen in probes):
         # A message from just before the sender's death looks fresh for a moment.
         age = second.receiver.last_message_age_seconds if second.receiver else None
         if age is not None and age < FRESH_SECONDS and not _advanced(first, second):

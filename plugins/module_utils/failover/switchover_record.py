@@ -77,7 +77,7 @@ def _steps(entries: Sequence[Entry], began: float) -> list[dict[str, Any]]:
         if "reason" in entry.data:
             step["reason"] = entry.data["reason"]
         steps.append(step)
-    steps.extend({"name": name, "result": "interrupted"} for name, _ in open_steps)
+    steps.extend({"name": name, "result": "interrupted"} for name, _began in open_steps)
     return steps
 
 

@@ -216,7 +216,7 @@ def _lock_sessions(request: SwitchoverRequest, access: Access) -> list[Any]:
     for place in (request.new, *request.siblings):
         sessions.append((place.name, session.connect_remote(conninfo_of(access, place))))
     lock_members(sessions, request.cluster)
-    return [connection for _, connection in sessions]
+    return [connection for _name, connection in sessions]
 
 
 def main(path: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import fencing
@@ -69,7 +69,7 @@ class Run:
         return dict(zip((m.name for m in members), self.world.gather([one(m) for m in members], timeout), strict=True))
 
 
-Act = Callable[[Run], dict[str, Any] | None]
+Act: TypeAlias = "Callable[[Run], dict[str, Any] | None]"
 
 
 @dataclass(frozen=True)

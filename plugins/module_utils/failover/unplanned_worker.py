@@ -104,7 +104,7 @@ def _lock_replicas(request: FailoverRequest) -> list[Any]:
         except session.NotConnected:
             continue
     lock_members(sessions, request.cluster)
-    return [connection for _, connection in sessions]
+    return [connection for _name, connection in sessions]
 
 
 def _detached(act: Callable[[], object]) -> None:
