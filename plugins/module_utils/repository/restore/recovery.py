@@ -52,8 +52,8 @@ def settings(choice: Choice, target: Target, *, restore_command: str, limits: Ma
         "restore_command": restore_command,
         "shared_preload_libraries": "",
         "ssl": "off",
-        # The end of the archive shows in the pause before the next try, and there is none when the try itself took longer
-        # than this. A pause comes only where WAL is missing, so it may be long.
+        # The end of the archive shows in the pause before the next try, and there is none when the try itself took
+        # longer than this. A pause comes only where WAL is missing, so it may be long.
         "wal_retrieve_retry_interval": "10s",
         "recovery_min_apply_delay": "0",
         "recovery_target_action": "pause",
