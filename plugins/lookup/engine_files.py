@@ -47,16 +47,16 @@ _raw:
       elements: dict
 """
 
-SOURCE = Path(__file__).absolute().parents[1] / "module_utils"
-# What a host without Ansible cannot use.
-LEFT_OUT = ("adapter.py", "clone/", "failover/", "files/", "pooler/", "topology/")
-
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.lookup import LookupBase
 
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.commands import ENGINE, launcher
+
+SOURCE = Path(__file__).absolute().parents[1] / "module_utils"
+# What a host without Ansible cannot use.
+LEFT_OUT = ("adapter.py", "clone/", "failover/", "files/", "pooler/", "topology/")
 
 
 class LookupModule(LookupBase):
