@@ -323,7 +323,13 @@ def refuse_second_primary(run: Run) -> None:
     """Raise StepFailed unless it is sure that no other member is a primary or follows a newer one."""
     others = (run.request.new, *run.request.siblings)
 
-    answers = dict(zip((place.name for place in others), run.clock.gather([run.remote[place.name].position for place in others], 3.0), strict=True))
+    answers = dict(
+        zip(
+            (place.name for place in others),
+            run.clock.gather([run.remote[place.name].position for place in others], 3.0),
+            strict=True,
+        )
+    )
     for name, answer in answers.items():
         if not isinstance(answer, Position):
             continue
