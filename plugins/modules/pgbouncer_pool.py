@@ -15,6 +15,7 @@ description:
     New files are tried in a PgBouncer of their own before anything is written. C(RELOAD) is issued only when something
     changed, or when a process does not go by its files, and its effect is verified, because PgBouncer says yes to
     C(RELOAD) even of files that it cannot read.
+  - O(state=staged) and O(state=settled) do so around a change of roles.
   - With the other states, it acts on the databases at all processes together. O(state=paused) pauses all or none.
   - Refuses files that PgBouncer would not take, databases that PgBouncer does not know, and to pause pools in session
     mode unless told.
@@ -42,13 +43,17 @@ options:
       - V(killed) disconnects clients and servers at once and leaves the databases paused.
       - V(reloaded) has the files read again, V(reconnected) replaces server connections as they become free.
       - V(armed) starts the dead-man of O(operation) without pausing, V(disarmed) stops it.
+      - V(staged) is for a change of roles. It logs in to each server that O(databases) names alone, as PgBouncer would,
+        writes the files as V(present) but tells no process, and starts the dead-man of O(operation). When that has to
+        end a pause, it has the files read first if the server that they name is a primary by then.
+      - V(settled) is V(present), and then stops the dead-man of O(operation).
     type: str
-    choices: [present, absent, paused, resumed, killed, reloaded, reconnected, armed, disarmed]
+    choices: [present, absent, paused, resumed, killed, reloaded, reconnected, armed, disarmed, staged, settled]
     default: present
   databases:
     description:
-      - The databases as clients name them. For states that act at the console only the names count, and an empty list
-        means all of them.
+      - The databases as clients name them. For states that only act at the console just the names count, and an empty
+        list means all of them.
     type: list
     elements: dict
     default: []
@@ -218,8 +223,8 @@ options:
     default: 5
   max_pause_seconds:
     description:
-      - For O(state=paused), O(state=killed) and O(state=armed), how long a database may stay paused before a program
-        beside the pooler, the dead-man, resumes it. V(0) means that nothing does.
+      - For O(state=paused), O(state=killed), O(state=armed) and O(state=staged), how long a database may stay paused
+        before a program beside the pooler, the dead-man, resumes it. V(0) means that nothing does.
       - It needs unix sockets in O(endpoints).
     type: float
     default: 300
@@ -258,6 +263,16 @@ EXAMPLES = r"""
     budget_seconds: 5
     max_pause_seconds: 60
 
+- name: Before a change of roles, name the candidate in the files, and have a dead-man end a pause that lasts too long
+  dbops.fleet.pgbouncer_pool:
+    state: staged
+    databases_file: /etc/pgbouncer/fleet-databases.ini
+    databases:
+      - {name: orders, host: [10.1.0.12], port: 5432}
+      - {name: orders_ro, host: [10.1.0.13], port: 5432, dbname: orders}
+    operation: 20261121T090102
+    max_pause_seconds: 15
+
 - name: Let them go
   dbops.fleet.pgbouncer_pool:
     state: resumed
@@ -267,24 +282,24 @@ EXAMPLES = r"""
 RETURN = r"""
 changed_files:
   description: The files that were written, or in check mode would be.
-  returned: O(state=present) or O(state=absent)
+  returned: O(state=present), O(state=absent), O(state=staged) or O(state=settled)
   type: list
   elements: str
   sample: [/etc/pgbouncer/fleet-databases.ini]
 restart_required:
   description: Settings that are written but take a restart of PgBouncer.
-  returned: O(state=present) or O(state=absent)
+  returned: O(state=present), O(state=absent) or O(state=settled)
   type: list
   elements: str
   sample: [listen_port]
 running:
   description: Whether a process was there to reload.
-  returned: O(state=present) or O(state=absent)
+  returned: O(state=present), O(state=absent) or O(state=settled)
   type: bool
   sample: true
 clients_connected:
   description: How many clients were connected when the module began, whom a restart would disconnect.
-  returned: O(state=present) or O(state=absent)
+  returned: O(state=present), O(state=absent) or O(state=settled)
   type: int
   sample: 42
 databases:
@@ -370,6 +385,8 @@ def main() -> None:
                     "reconnected",
                     "armed",
                     "disarmed",
+                    "staged",
+                    "settled",
                 ],
                 "default": "present",
             },

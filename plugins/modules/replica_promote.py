@@ -340,6 +340,11 @@ timings:
   elements: dict
   returned: when something was begun
   sample: [{name: pause, result: done, at_ms: 80.8, ms: 10.0}]
+view:
+  description: The cluster afterwards, as M(dbops.fleet.cluster_info) describes one.
+  type: dict
+  returned: when something was begun
+  sample: {primary: db2, members: [], report: ["orders: healthy, primary db2, timeline 4"]}
 journal:
   description: Path of the journal.
   type: str

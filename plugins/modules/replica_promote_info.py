@@ -8,11 +8,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: replica_promote_info
-short_description: Read the records of switchovers, and whether one was interrupted
+short_description: Read the records of switchovers, whether one was interrupted, and the instance
 version_added: 0.1.0
 description:
   - Reads the journals that M(dbops.fleet.replica_promote) left on this host. A host has those of the switchovers that
     began when it was primary.
+  - Reads the instance as M(dbops.fleet.instance_info) does, because a switchover needs both of every host, and each run
+    of a module costs clients nothing but the operator time.
   - Changes nothing.
 author:
   - dbops.fleet contributors (@dbops)
@@ -30,6 +32,13 @@ options:
     description: Name of the cluster.
     type: str
     required: true
+  version:
+    description: The one of M(dbops.fleet.instance_info).
+    type: int
+  instance:
+    description: Debian's name of the instance.
+    type: str
+    default: main
   count:
     description: How many of the last records to return.
     type: int
@@ -69,6 +78,11 @@ at_work:
   type: str
   returned: success
   sample: 20261121T090102 pid 4711
+instance:
+  description: The RV(dbops.fleet.instance_info#module:instance).
+  type: dict
+  returned: success
+  sample: {version: 17, name: main, state: running}
 records:
   description: The records, oldest first, as M(dbops.fleet.replica_promote) returns them.
   type: list
@@ -88,6 +102,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "cluster": {"type": "str", "required": True},
+            "version": {"type": "int"},
+            "instance": {"type": "str", "default": "main"},
             "count": {"type": "int", "default": 1},
             "state_directory": {"type": "path", "default": "/var/lib/dbops-fleet"},
             "lock_directory": {"type": "path", "default": "/run/dbops-fleet"},

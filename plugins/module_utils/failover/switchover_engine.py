@@ -112,7 +112,7 @@ def execute(run: Run, journal: Journal, *, first: int = 0) -> dict[str, Any]:
     """
     for index in range(first, len(STEPS)):
         step = STEPS[index]
-        journal.append("begin", step.name)
+        journal.append("begin", step.name, sync=step.durable)
         try:
             found = step.do(run) or {}
         except (StepFailed, PortError) as error:

@@ -59,6 +59,7 @@ class LocalPrimary:
         self.instance = instance
         self._connection: psycopg.Connection[Any] | None = None
         self._senders: dict[int, str] = {}
+        self._seen: tuple[bytes, ControlData] | None = None
 
     def open(self) -> None:
         """Open the session now rather than when it is needed."""
@@ -94,24 +95,31 @@ class LocalPrimary:
     def control(self) -> ControlState:
         """The control file, read as bytes: the pause is shorter than it takes to start pg_controldata a few times.
 
-        What decides ("shut down") is read again by pg_controldata, which checks the file's checksum.
+        What decides ("shut down") is read again by pg_controldata, once, which checks the file's checksum.
         """
-        raw = (self.instance.data_directory / "global" / "pg_control").read_bytes()
+        raw = self._raw_control()
         state = _STATES[int.from_bytes(raw[16:20], "little")]
         checkpoint = int.from_bytes(raw[32:40], "little")
         timeline = int.from_bytes(raw[48:52], "little")
         if state == "shut down":
-            checked = self._checked()
+            checked = self._checked(raw)
             return ControlState(checked.state, checked.checkpoint_lsn, checked.timeline)
         return ControlState(state, Lsn(checkpoint), timeline)
 
-    def _checked(self) -> ControlData:
+    def _raw_control(self) -> bytes:
+        return (self.instance.data_directory / "global" / "pg_control").read_bytes()
+
+    def _checked(self, raw: bytes) -> ControlData:
+        """What pg_controldata says; of a file that it has read already, what it said then."""
+        if self._seen is not None and self._seen[0] == raw:
+            return self._seen[1]
         try:
             found = self.instance.control_data()
         except FleetError as error:
             raise PortError(str(error)) from error
         if found is None:
             raise PortError(f"{self.instance.data_directory} has no control file any more")
+        self._seen = (raw, found)
         return found
 
     @property
@@ -170,7 +178,7 @@ class LocalPrimary:
         match = _RECORD.search(done.stdout)
         if match is None:
             raise PortError(f"no shutdown checkpoint at {control.checkpoint}: {(done.stdout + done.stderr).strip()}")
-        return record_end(control.checkpoint, int(match[1]), self._checked().wal_segment_size)
+        return record_end(control.checkpoint, int(match[1]), self._checked(self._raw_control()).wal_segment_size)
 
     def start(self, timeout: float) -> None:
         """Through systemd where it has a unit; see `Instance.start`."""

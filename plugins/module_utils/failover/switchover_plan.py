@@ -130,7 +130,7 @@ def _dead_man(place: PoolerPlace, pooler: PoolerFacts, operation: str) -> CheckR
     name = application_name(operation)
     if any(client.application_name == name for client in pooler.clients):
         return CheckResult("dead_man", "ok", "its dead-man watches it", place.name)
-    remedy = "Arm it (dbops.fleet.pgbouncer_pool with state=armed, as playbooks/switchover.yml does)."
+    remedy = "Arm it (dbops.fleet.pgbouncer_pool with state=staged, as playbooks/switchover.yml does)."
     return CheckResult("dead_man", "refuse", f"no dead-man of {operation} watches it", place.name, remedy)
 
 

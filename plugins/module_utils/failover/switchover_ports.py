@@ -143,6 +143,9 @@ class RemoteServer(Protocol):
 
     def position(self) -> Position: ...
 
+    def in_recovery(self) -> bool:
+        """As in `position`, but so cheap that polling it does not slow a promotion down."""
+
     def setting(self, name: str) -> str:
         """The value in force, in PostgreSQL's printed form with unit."""
 

@@ -104,6 +104,11 @@ class Remote:
         """Where it is."""
         return self._sql(read_position, timeout=2.0)
 
+    def in_recovery(self) -> bool:
+        """Whether it is a standby."""
+        row: Any = self._sql(lambda connection: connection.execute("SELECT pg_is_in_recovery()").fetchone(), 2.0)
+        return bool(row[0])
+
     def setting(self, name: str) -> str:
         """The value in force."""
         row = self._sql(lambda connection: connection.execute("SELECT current_setting(%s)", (name,)).fetchone())

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
-from ansible_collections.dbops.fleet.plugins.module_utils.pooler import deadman, files
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler import deadman, files, guard
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.facts import ADMIN_DATABASE, PoolerFacts
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.judge import pause_obstacles
@@ -44,6 +44,8 @@ def manage(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     try:
         if params["state"] in ("present", "absent"):
             return files.make_present(params, check_mode)
+        if params["state"] == "settled":
+            return _settled(params, check_mode)
         endpoints = _endpoints(params)
         facts = read_facts(endpoints, params["timeout_seconds"], traffic=False)
         silent = [one for one in facts if one.error is not None]
@@ -168,6 +170,46 @@ def _armed(do: _Request) -> Outcome:
     return Outcome(True)
 
 
+def _staged(do: _Request) -> Outcome:
+    """Files that name servers which are not used yet, and a dead-man that knows them. First each server is tried."""
+    servers = {
+        one["name"]: {"host": one["host"][0], "port": one["port"] or 5432, "dbname": one["dbname"] or one["name"]}
+        for one in do.params["databases"]
+        if len(one["host"]) == 1  # several are for reading only
+    }
+    for facts in do.facts:
+        for server in servers.values():
+            _log_in(server, facts)
+    wanted = replace(_deadman(do), databases=tuple(servers), staged=servers)
+    outcome = files.stage(do.params, do.check_mode)
+    if not do.check_mode:
+        deadman.arm(wanted)
+    return replace(outcome, changed=True)
+
+
+def _log_in(server: Mapping[str, Any], facts: PoolerFacts) -> None:
+    """Log in to a server as this PgBouncer does; pg_hba.conf of a standby is first needed when it is promoted."""
+    settings = {name: facts.setting(name) for name in guard.LOGIN_SETTINGS}
+    try:
+        guard.is_primary(server, settings)
+    except Exception as error:  # psycopg's own classes; without it the facts could not have been read
+        raise Refused(
+            f"{server['host']}:{server['port']} does not let this pooler in to {server['dbname']}"
+            f" as {settings['auth_user'] or 'its own user'}: {' '.join(str(error).split())}",
+            host=facts.endpoint,
+            remedy="Run playbooks/setup.yml, which writes pg_hba.conf there, or repair the network between them.",
+        ) from error
+
+
+def _settled(params: Mapping[str, Any], check_mode: bool) -> Outcome:
+    """As present, also where no process runs; then the dead-man is not needed any more."""
+    outcome = files.make_present(params, check_mode)
+    changed = params["operation"] in deadman.armed()
+    if not check_mode:
+        deadman.disarm(params["operation"])
+    return replace(outcome, changed=outcome.changed or changed)
+
+
 def _disarmed(do: _Request) -> Outcome:
     changed = do.params["operation"] in deadman.armed()
     if not do.check_mode:
@@ -183,6 +225,7 @@ _STATES: Mapping[str, Callable[[_Request], Outcome]] = {
     "reconnected": _reconnected,
     "armed": _armed,
     "disarmed": _disarmed,
+    "staged": _staged,
 }
 
 

@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler import guard
@@ -36,6 +37,7 @@ class Deadman:
         databases: the entries to resume.
         max_pause_seconds: how long one of them may stay paused.
         lifetime_seconds: after which it goes by itself, if nothing is paused then.
+        staged: by database, the server (host, port, dbname) that the files name and the processes do not use yet.
     """
 
     operation: str
@@ -43,6 +45,7 @@ class Deadman:
     databases: tuple[str, ...]
     max_pause_seconds: float
     lifetime_seconds: float = 3600.0
+    staged: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", self.operation):
@@ -64,6 +67,7 @@ class Deadman:
                 "uid": uid,
                 "endpoints": [{"name": one.name, "host": one.host, "port": one.port} for one in self.endpoints],
                 "databases": list(self.databases),
+                "staged": {name: dict(server) for name, server in self.staged.items()},
                 "max_pause_seconds": self.max_pause_seconds,
                 "lifetime_seconds": self.lifetime_seconds,
             }

@@ -80,6 +80,22 @@ def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     )
 
 
+def stage(params: Mapping[str, Any], check_mode: bool) -> Outcome:
+    """Bring the files to what is wanted and tell no process: it reads them at its next RELOAD, or when it is started.
+
+    Raises:
+        Refused: before anything was changed; PgBouncer would not take the new files.
+    """
+    wanted = Wanted.from_params(params)
+    found = {path: Path(path).read_text() for path in wanted.paths if Path(path).is_file()}
+    changed = changed_files(wanted, found)
+    if changed and not check_mode:
+        owner = _owner(wanted.config_file)
+        try_files(wanted.config_file, changed, owner)
+        _write(changed, owner)
+    return Outcome(bool(changed), {"changed_files": sorted(changed)}, diff=diff(wanted, found, changed))
+
+
 def running_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> list[Endpoint]:
     """The processes to talk to: the endpoints that were given, or the one that the main file describes.
 

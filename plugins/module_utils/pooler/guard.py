@@ -7,15 +7,19 @@ It runs on its own, as a copy of this one file, after the module that armed it i
 the collection. It measures from when it *sees* the pause and not from when it was armed: work before the pause can take
 as long as it likes, and the time never runs out in the middle of a pause that is young.
 
+A database whose file names another server since the work began (`staged`) is where the pause may have been cut short on
+either side of a promotion. The server itself is asked: if it is a primary, PgBouncer reads its files before it resumes.
+
 Usage: ``python3 guard.py CONFIG.json``. CONFIG: operation, uid (of the operating system user that PgBouncer runs as,
 which needs no password on the unix socket; root becomes that user), endpoints (name, host = socket directory, port),
-databases, max_pause_seconds, lifetime_seconds.
+databases, staged (database to its server in the file: host, port, dbname), max_pause_seconds, lifetime_seconds.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -25,6 +29,11 @@ from typing import Any
 
 APPLICATION_NAME = "dbops-fleet-deadman"
 POLL_SECONDS = 0.2
+# How long a server may take to say whether it is a primary, while clients wait.
+ASK_SECONDS = 2
+# PgBouncer's settings that say how it logs in to servers.
+LOGIN_SETTINGS = ("auth_user", "auth_file", "server_tls_sslmode", "server_tls_ca_file")
+_USERLIST_LINE = re.compile(r'"((?:[^"]|"")*)"\s+"((?:[^"]|"")*)"')
 
 
 def application_name(operation: str) -> str:
@@ -48,6 +57,43 @@ def next_step(
     """
     seen = {name: since.get(name, now) for name in paused}
     return seen, [name for name, first in seen.items() if now - first >= max_pause_seconds]
+
+
+def is_primary(server: Mapping[str, Any], settings: Mapping[str, str]) -> bool:
+    """Ask a server, with PgBouncer's own login for looking up users.
+
+    Args:
+        server: host, port and dbname.
+        settings: LOGIN_SETTINGS of PgBouncer.
+
+    Raises:
+        psycopg.Error: it does not let PgBouncer in, or does not answer.
+        OSError: the file of passwords cannot be read.
+    """
+    import psycopg
+
+    parameters: dict[str, Any] = {}
+    user = settings.get("auth_user") or ""
+    for match in _USERLIST_LINE.finditer(Path(settings["auth_file"]).read_text() if settings.get("auth_file") else ""):
+        if match[1].replace('""', '"') == user:
+            parameters["password"] = match[2].replace('""', '"')
+    if settings.get("server_tls_ca_file"):
+        parameters["sslrootcert"] = settings["server_tls_ca_file"]
+    with psycopg.connect(
+        host=server["host"],
+        port=server["port"],
+        dbname=server["dbname"],
+        user=user or None,
+        sslmode=settings.get("server_tls_sslmode") or "prefer",
+        application_name=APPLICATION_NAME,
+        connect_timeout=ASK_SECONDS,
+        options=f"-c statement_timeout={ASK_SECONDS}s",
+        tcp_user_timeout=ASK_SECONDS * 1000,
+        autocommit=True,
+        **parameters,
+    ) as connection:
+        row = connection.execute("SELECT NOT pg_is_in_recovery()").fetchone()
+    return row == (True,)
 
 
 def watch(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -83,16 +129,40 @@ def watch(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> None:
 def _look_and_resume(
     connection: Any, endpoint: Mapping[str, Any], config: Mapping[str, Any], since: Mapping[str, float]
 ) -> dict[str, float]:
-    cursor = connection.execute("SHOW DATABASES")
-    columns = [column.name for column in cursor.description]
-    rows = [dict(zip(columns, row, strict=True)) for row in cursor]
+    rows = _rows(connection, "SHOW DATABASES")
     paused = [row["name"] for row in rows if str(row["paused"]) == "1" and row["name"] in config["databases"]]
     seen, overdue = next_step(since, paused, time.monotonic(), config["max_pause_seconds"])
+    points_at = {row["name"]: (row["host"], str(row["port"])) for row in rows}
+    moved = [name for name in overdue if _has_moved(connection, config, name, points_at[name])]
+    if moved:
+        _say(f"{endpoint['name']}: reading the files, which name the new primary of {', '.join(moved)}")
+        connection.execute("RELOAD")
     for name in overdue:
         _say(f"{endpoint['name']}: {name} was paused for more than {config['max_pause_seconds']} s; resuming it")
         connection.execute('RESUME "' + name.replace('"', '""') + '"')
         del seen[name]  # if it is seen paused again, that is another pause
     return seen
+
+
+def _has_moved(connection: Any, config: Mapping[str, Any], name: str, points_at: tuple[str, str]) -> bool:
+    """Whether the server that the file names for a database is another one than now, and a primary."""
+    import psycopg
+
+    server = config.get("staged", {}).get(name)
+    if server is None or points_at == (server["host"], str(server["port"])):
+        return False
+    settings = {row["key"]: row["value"] for row in _rows(connection, "SHOW CONFIG") if row["key"] in LOGIN_SETTINGS}
+    try:
+        return is_primary(server, settings)
+    except (psycopg.Error, OSError) as error:
+        _say(f"{name}: {server['host']}:{server['port']} does not say that it is a primary: {error}")
+        return False
+
+
+def _rows(connection: Any, command: str) -> list[dict[str, Any]]:
+    cursor = connection.execute(command)
+    columns = [column.name for column in cursor.description]
+    return [dict(zip(columns, row, strict=True)) for row in cursor]
 
 
 def _say(message: str) -> None:

@@ -9,6 +9,7 @@ poolers with files and timers, hosts that lose power and boot, clients that writ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,8 @@ class World:
         self.names: list[str] = []
         self.fault: Callable[[World, int, str], str | None] | None = None
         self.stops_lost = False
+        # The worker's host: what its kernel had not written is gone.
+        self.power_lost = False
 
     # Time, replication, clients, invariants.
 
@@ -176,6 +179,7 @@ class World:
     def lose_power(self, name: str) -> None:
         self.servers[name].host_up = False
         self.servers[name].running = "down"
+        self.power_lost = self.power_lost or name == "pg1"
 
     def boot(self, name: str) -> None:
         server = self.servers[name]
@@ -322,6 +326,9 @@ class SimulatedServer:
 
         return self._sql("position", look)
 
+    def in_recovery(self) -> bool:
+        return self.position().in_recovery
+
     def slots(self) -> Sequence[str]:
         return self._sql("slots", lambda server: sorted(server.slots))
 
@@ -459,6 +466,9 @@ class Story:
             self.end = call()
         except (Killed, PortError):
             self.end = None
+        if self.world.power_lost and self.end is None:
+            os.truncate(self.path, SYNCED.get(self.path.stat().st_ino, 0))
+            self.world.power_lost = False
         if self.end is not None and self.end["state"] == "rolled_back" and not self.end["problems"]:
             assert not any(pooler.paused for pooler in self.world.poolers.values()), "rolled back, and not resumed"
 
@@ -610,10 +620,20 @@ FAULTS: dict[str, Callable[[int], Fault]] = {
 }
 
 
+# How much of a file, by inode, survives a power loss.
+SYNCED: dict[int, int] = {}
+
+
 @pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of journals are written here, and none has to survive a power loss."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
+def _simulated_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of journals are written here: fsync is noted instead of done."""
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        SYNCED[found.st_ino] = found.st_size
+
+    SYNCED.clear()
+    monkeypatch.setattr("os.fsync", fsync)
 
 
 def acts_of_a_good_run(directory: Path, *, synchronous: bool = False) -> int:
