@@ -16,7 +16,8 @@ description:
   - Refuses, before anything is written, a target that cannot be reached (and says what can), a directory that is not
     empty, one that a server runs in, and one without enough room.
   - Replay counts when it reached what was asked for. A server whose archive fails on the way is never promoted.
-  - What a killed run left in O(directory) is carried on with.
+  - One restore into a directory at a time. One whose caller was killed goes on; the next call waits for it and returns
+    its report. What a restore that was killed itself has left in O(directory) is carried on with.
 author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:

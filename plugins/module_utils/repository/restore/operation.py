@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +18,26 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import acco
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import load
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import run
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.files import CONTROL_FILE
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.place import MARKER
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import parse_target
 
+# What makes two calls the same restore.
+_ASKED = ("directory", "target", "value", "timeline", "backup", "action", "tablespaces", "system_identifier")
+
 
 def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
-    """For `dbops.fleet.base_backup_restore`. What a killed run left unfinished is carried on with."""
+    """For `dbops.fleet.base_backup_restore`.
+
+    A call whose caller was killed goes on. The next one waits for it and returns its report; what a restore that was
+    killed itself has left is carried on with.
+    """
     config = load(params["config_file"])
     directory = Path(params["directory"])
     target = parse_target(params["target"], params["value"] or "", params["timeline"], params["backup"])
-    with account.user(params["owner"]):
+    asked = {name: params[name] for name in _ASKED}
+    with account.user(params["owner"]), _alone(Path(config.state_directory), directory) as record:
         request = run.Request(
             target=target,
             directory=directory,
@@ -35,8 +49,34 @@ def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
         repository = open_first(config, params["repository"])
         shelf = Shelf(repository, run.system_of(repository, params["system_identifier"]))
         facts = {"repository": repository.name, "system_identifier": str(shelf.system), "resumed": request.delta}
+        finished = _finished(record, directory, asked)
+        if finished is not None:
+            return Outcome(False, {**facts, "resumed": True, "plan": None, "report": finished})
         if check_mode:
             plan = run.plan(shelf, request).to_dict(request)
             return Outcome(True, {**facts, "plan": plan, "report": None}, after=plan)
         report = run.restore(config, params["config_file"], params["engine_directory"], shelf, request)
+        record.write_text(json.dumps({"asked": asked, "report": report}), encoding="utf-8")
     return Outcome(True, {**facts, "plan": None, "report": report}, after=report)
+
+
+@contextlib.contextmanager
+def _alone(state: Path, directory: Path) -> Iterator[Path]:
+    """One restore into a directory at a time; the next one waits. Gives the file for the result."""
+    place = state / "restores"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield place / f"{name}.json"
+
+
+def _finished(record: Path, directory: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of the same restore, where nothing has happened to its result since then."""
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+        untouched = (directory / CONTROL_FILE).stat().st_mtime_ns <= record.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return None
+    same = known["asked"] == asked and not (directory / MARKER).exists()
+    return dict(known["report"]) if same and untouched else None
