@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psycopg
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "tests"))
@@ -67,6 +69,26 @@ def say(report: LoadReport) -> None:
     )
 
 
+def under_load(work: Callable[[], object]) -> None:
+    """Do it while sixteen clients write through both poolers, and say what they saw."""
+    with Load([through(pooler) for pooler in POOLERS]) as load:
+        work()
+        time.sleep(2)
+    say(load.report(rows_of=through(POOLERS[1])))
+
+
+def primary() -> str:
+    """Name of the host that takes writes, asked through a pooler."""
+    with psycopg.connect(through(POOLERS[0])) as connection:
+        row = connection.execute("SELECT current_setting('cluster_name')").fetchone()
+    return str(row[0]).rpartition("/")[2] if row else ""
+
+
+def playbook(name: str) -> list[str]:
+    """The command of a playbook for the cluster of the demo."""
+    return ["ansible-playbook", "-i", "inventories/demo", f"playbooks/{name}.yml", "-e", "fleet_cluster=orders"]
+
+
 def main() -> None:
     """The whole walk."""
     os.environ["PATH"] = f"{CHECKOUT / '.venv' / 'bin'}:{os.environ['PATH']}"
@@ -78,9 +100,15 @@ def main() -> None:
     with passwords():
         headline("Sixteen clients write through both poolers for ten seconds")
         Load.make_table(through(POOLERS[0]))
-        with Load([through(pooler) for pooler in POOLERS]) as load:
-            time.sleep(10)
-        say(load.report(rows_of=through(POOLERS[1])))
+        under_load(lambda: time.sleep(10))
+        headline("Switchover: another member becomes primary while they write")
+        under_load(lambda: run(*playbook("switchover")))
+        headline("Failover: the primary's power is cut while they write")
+        old_primary = primary()
+        under_load(lambda: (run("tests/hosts/fleet-hosts", "power-off", old_primary), run(*playbook("failover"))))
+        headline("Rejoin: its host is back, and it becomes a replica of the new primary")
+        run("tests/hosts/fleet-hosts", "power-on", old_primary)
+        run(*playbook("rejoin"), "-e", f"fleet_rejoin_member={old_primary}")
     headline("What to type next")
     print(f"   ansible-playbook -i inventories/demo playbooks/setup.yml {LIMIT} --check --diff   # nothing to change")
     print("   tests/hosts/fleet-hosts status   # the hosts, and their faults")

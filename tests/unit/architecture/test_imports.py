@@ -46,6 +46,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "switchover_pooler",
         "switchover_record",
         "switchover_remote",
+        "switchover_software",
         "switchover_worker",
         "unplanned_engine",
         "unplanned_failover",
