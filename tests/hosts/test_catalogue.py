@@ -124,7 +124,7 @@ def test_the_demo_inventory_names_the_addresses_of_the_default_set() -> None:
     yaml = pytest.importorskip("yaml")
     text = (Path(__file__).parents[2] / "inventories/demo/hosts.yml").read_text()
     addresses: dict[str, str] = {}
-    for group in yaml.safe_load(text)["all"]["children"].values():
+    for group in yaml.safe_load(text)["all"]["children"]["fleet"]["children"].values():
         for cluster in group["children"].values():
             addresses.update({name: variables["ansible_host"] for name, variables in cluster["hosts"].items()})
     catalogue = load_catalogue()
