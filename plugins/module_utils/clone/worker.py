@@ -11,7 +11,6 @@ notes why. A kill leaves the marker as it is, and the next run finds by it what 
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import contextlib
 import dataclasses
 import grp

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ not the login session's, or in a session of its own where there is no systemd.
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import json
 import os
 import shutil

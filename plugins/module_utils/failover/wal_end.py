@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import re
 import subprocess
 

@@ -10,7 +10,6 @@ process goes on with the old ones until its next start fails, perhaps months lat
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import os
 import re
 import shutil

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 # Prints and exits where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import argparse
 import json
 import logging

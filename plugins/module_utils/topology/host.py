@@ -9,7 +9,6 @@ It replaces Ansible's fact gathering for the fleet, so it is quick, and it works
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import json
 import os
 import pwd

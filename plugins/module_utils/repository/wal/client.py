@@ -12,7 +12,6 @@ count the failure).
 from __future__ import annotations
 
 # Prints and exits where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
-
 import os
 import socket
 import struct
