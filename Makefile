@@ -40,7 +40,7 @@ lint unit integration sanity molecule:
 setup-tests: $(READY) ## setup.yml with bad input, after promotions, on test hosts of its own
 	@$(RUN) setup
 
-test: $(READY) ## All of the above and the quick faults: a few minutes per part
+test: $(READY) ## All of the above and the setup tests: a few minutes per part
 	@$(RUN)
 
 .PHONY: test-sanity test-faults bench
@@ -48,7 +48,7 @@ test-sanity: $(READY) ## ansible-test sanity with every supported ansible-core
 	@tools/sanity --all
 
 test-faults: hosts ## Every fault, the slow ones too, and the test hosts themselves
-	@$(BIN)/pytest tests/hosts tests/faults tests/setup
+	@status=0; $(BIN)/pytest tests/hosts tests/faults tests/setup || status=1; $(RUN) long-molecule || status=1; exit $$status
 
 bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH=tests/benchmarks/NAME
 	@set -e; for benchmark in $(or $(BENCH),$(wildcard tests/benchmarks/bench_*.py)); do \

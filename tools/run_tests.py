@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs the parts of the test suite one after the other and ends with a table and one line, `N passed, N failed`.
 
-    run_tests.py             every part
+    run_tests.py             every part of `make test`
     run_tests.py unit mypy   these parts only
 
 A failing part does not stop the others; the exit code is 1 when anything failed. `make test`, `make lint` and their
@@ -49,6 +49,9 @@ PARTS: dict[str, list[str]] = {
 }
 # Where Molecule notes what it has done with the hosts. After a killed run they would let the next one leave out a step.
 MOLECULE_NOTES = CHECKOUT / ".cache" / "molecule-notes"
+# What `make test` leaves to `make test-faults`: the fault lists, scenarios that cut power, and those with backups.
+LEFT_TO_FAULTS = ("faults",)
+LONG_SCENARIOS = ("backup", "failover", "rejoin")
 LINT = ("ansible-lint", "yamllint", "shellcheck", "ruff", "ruff-format", "mypy")
 
 
@@ -64,17 +67,19 @@ class Result:
 
 
 def scenarios() -> list[str]:
-    """The Molecule scenarios that test something: `default` only makes and removes the shared hosts."""
+    """The Molecule scenarios of `make test`. `default` only makes and removes the shared hosts."""
     found = sorted(file.parent.name for file in (CHECKOUT / "molecule").glob("*/molecule.yml"))
-    return [name for name in found if name != "default"]
+    return [name for name in found if name not in ("default", *LONG_SCENARIOS)]
 
 
 def expand(names: list[str]) -> list[tuple[str, list[str]]]:
-    """Parts by name with their commands; `lint` stands for its tools and `molecule` for all scenarios."""
+    """Parts by name with their commands; `lint` stands for its tools, `molecule` and `long-molecule` for scenarios."""
     expanded: list[tuple[str, list[str]]] = []
     for name in names:
         if name == "lint":
             expanded += [(tool, PARTS[tool]) for tool in LINT]
+        elif name == "long-molecule":
+            expanded += [(f"molecule {each}", [*PARTS["molecule"], each]) for each in LONG_SCENARIOS]
         elif name == "molecule":
             # Without any scenario the plain name stays: Molecule then fails and says so.
             expanded += [(f"molecule {each}", [*PARTS[name], each]) for each in scenarios()] or [(name, PARTS[name])]
@@ -153,7 +158,7 @@ def table(results: list[Result]) -> str:
 
 
 def main() -> int:
-    chosen = expand(sys.argv[1:] or list(PARTS))
+    chosen = expand(sys.argv[1:] or [part for part in PARTS if part not in LEFT_TO_FAULTS])
     signal.signal(signal.SIGTERM, interrupt)
     os.environ["MOLECULE_EPHEMERAL_DIRECTORY"] = str(MOLECULE_NOTES)
     RESULTS.mkdir(parents=True, exist_ok=True)
