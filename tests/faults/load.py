@@ -40,9 +40,10 @@ class LoadReport:
         acknowledged: rows whose commit was acknowledged.
         lost: of these, the ones that are not in the table.
         duplicated: rows that are there more than once.
-        errors: messages, each with the time of day.
+        errors: messages, each with the time of day; "connecting" where it is the login that failed, not a statement.
         longest_wait: seconds from sending an INSERT to its acknowledgement, or to the next success after errors.
         waits: (when it began in seconds since the epoch, how long) of all waits over LONG_WAIT_SECONDS.
+        gaps: the same of the times in which no client at all got an acknowledgement.
     """
 
     acknowledged: int
@@ -51,6 +52,7 @@ class LoadReport:
     errors: list[str]
     longest_wait: float
     waits: list[tuple[float, float]]
+    gaps: list[tuple[float, float]]
 
     def longest_between(self, start: float, end: float) -> float:
         """The longest wait that was going on at any moment between two times (seconds since the epoch)."""
@@ -121,6 +123,7 @@ class Load:
             errors=self._result["errors"],
             longest_wait=max((length for _, length in self._result["waits"]), default=0.0),
             waits=[(began, length) for began, length in self._result["waits"]],
+            gaps=[(began, length) for began, length in self._result["gaps"]],
         )
 
 
@@ -137,13 +140,18 @@ def _client(number: int, settings: dict[str, Any], stop: threading.Event, ready:
                 connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None, connect_timeout=30)
             connection.execute("INSERT INTO load VALUES (%s, %s)", (number, n))
         except psycopg.Error as error:
-            out["errors"].append(f"{time.time():.3f} client {number}: {' '.join(str(error).split())}")
+            doing = "" if connection else " connecting"
+            out["errors"].append(f"{time.time():.3f} client {number}{doing}: {' '.join(str(error).split())}")
             if connection is not None and connection.closed:
                 connection = None
             time.sleep(0.02)
             continue
+        now = time.time()
         out["acked"][number].append(n)
-        waited = time.time() - waiting_since
+        if out["newest"] and now - out["newest"] > LONG_WAIT_SECONDS:
+            out["gaps"].append((out["newest"], now - out["newest"]))
+        out["newest"] = now
+        waited = now - waiting_since
         if waited > LONG_WAIT_SECONDS:
             out["waits"].append((waiting_since, waited))
         waiting_since = None
@@ -156,7 +164,7 @@ def _client(number: int, settings: dict[str, Any], stop: threading.Event, ready:
 def _main() -> None:
     settings = json.loads(sys.argv[1])
     clients = range(settings["clients"])
-    out: dict[str, Any] = {"acked": [[] for _ in clients], "errors": [], "waits": []}
+    out: dict[str, Any] = {"acked": [[] for _ in clients], "errors": [], "waits": [], "gaps": [], "newest": None}
     stop = threading.Event()
     ready = [threading.Event() for _ in clients]
     threads = [threading.Thread(target=_client, args=(n, settings, stop, ready[n], out), daemon=True) for n in clients]
