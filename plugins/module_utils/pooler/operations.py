@@ -84,6 +84,7 @@ class Poolers:
     def __init__(self, general: Sequence[Console], held: Sequence[_Held]) -> None:
         self._general = list(general)
         self._held = list(held)
+        self._min_pool_sizes: dict[str, str] = {}
 
     @classmethod
     def open(
@@ -139,7 +140,8 @@ class Poolers:
         """Pause every database at every process at once, or none.
 
         PAUSE waits for transactions to end. A server connection that is logging in at that moment would be broken
-        off, and PgBouncer would not try again for `server_login_retry`; so the logins are waited for first.
+        off, and PgBouncer would not try again for `server_login_retry`; so the logins are waited for first, and no
+        new ones begin without a client's need.
 
         Args:
             budget_seconds: until the last PAUSE must have answered.
@@ -152,6 +154,7 @@ class Poolers:
         started = time.monotonic()
         patience = budget_seconds / 2 if login_wait_seconds is None else login_wait_seconds
         already = self._already_paused(budget_seconds / 2)
+        self._keep_from_filling_pools(budget_seconds / 2)
         work = [held for held in self._held if held.pair not in already]
         logins = self._wait_for_logins(started + patience)
         sent = time.monotonic()
@@ -196,6 +199,7 @@ class Poolers:
         """
         chosen = [held for held in self._held if only is None or held.endpoint in only]
         unverified = self._resume(chosen, timeout_seconds)
+        self._let_fill_pools(timeout_seconds)
         errors: Errors = {held.endpoint: None for held in chosen}
         for held, reason in unverified:
             errors[held.endpoint] = f"{held.database}: {reason}"
@@ -307,6 +311,28 @@ class Poolers:
                 return logins
             time.sleep(POLL_SECONDS)
 
+    def _keep_from_filling_pools(self, timeout_seconds: float) -> None:
+        """Set min_pool_size to 0 in the running processes until `resume` or a RELOAD.
+
+        Three times a second PgBouncer opens connections up to min_pool_size, also for a database that is paused (only
+        a PAUSE of all databases stops it: janitor.c, check_pool_size). Where such a login meets a server that shuts
+        down, clients wait for the next of these moments after RESUME, and new ones may be refused until then.
+        """
+        for name, reply in self._ask("SHOW CONFIG", timeout_seconds).items():
+            found = next((row["value"] for row in reply.rows if row["key"] == "min_pool_size"), None)
+            if found and found != "0":
+                self._min_pool_sizes[name] = found
+        if self._min_pool_sizes:
+            self._ask("SET min_pool_size = 0", timeout_seconds)
+
+    def _let_fill_pools(self, timeout_seconds: float) -> None:
+        consoles = [console for console in self._general if console.endpoint.name in self._min_pool_sizes]
+        run_together(
+            [(one, f"SET min_pool_size = {self._min_pool_sizes[one.endpoint.name]}") for one in consoles],
+            timeout_seconds,
+        )
+        self._min_pool_sizes.clear()
+
     def _undo(self, work: Sequence[_Held], failed: Sequence[tuple[_Held, Reply]], budget_seconds: float) -> PauseFailed:
         """Resume everything that may have been paused, and say what went wrong."""
         holding = self.who_holds_up(timeout_seconds=0.2)
@@ -314,6 +340,7 @@ class Poolers:
             # A PAUSE that is still waiting ends only with its login.
             held.pauser.close()
         unverified = self._resume(work, timeout_seconds=1.0)
+        self._let_fill_pools(timeout_seconds=1.0)
         still = [held.pair for held, _reason in unverified]
         reasons = "; ".join(f"{held.database} at {held.endpoint}: {reply.error}" for held, reply in failed)
         sentences = [f"{endpoint}: {sentence}" for endpoint in holding for sentence in holding[endpoint]]

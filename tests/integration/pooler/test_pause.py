@@ -122,6 +122,30 @@ def test_a_session_pool_is_an_obstacle_and_blocks_the_pause(poolers: made.Pooler
     assert not pooler.paused("orders")
 
 
+def test_no_server_is_logged_in_to_in_a_pause_to_fill_the_pool(poolers: made.Poolers, database: Server) -> None:
+    place = f"host={database.address} port={database.port} dbname=orders"
+    pooler = poolers.start("filling", {"orders": place}, min_pool_size=5)
+
+    def servers() -> int:
+        return sum(row["database"] == "orders" for row in pooler.console("SHOW SERVERS"))
+
+    def minimum() -> str:
+        return next(row["value"] for row in pooler.console("SHOW CONFIG") if row["key"] == "min_pool_size")
+
+    with pooler.connect("orders") as client:
+        client.execute("SELECT 1")
+        wait_until(lambda: servers() >= 5, "the pool to be filled")
+        with Poolers.open([endpoint(pooler)], ["orders"]) as consoles:
+            consoles.pause(2.0)
+            before = pooler.log()
+            time.sleep(0.8)  # PgBouncer fills pools three times a second
+            # Each login that it begins to fill the pool is broken off at once, and noted in the log.
+            assert "closing because: pause mode" not in pooler.log().removeprefix(before)
+            consoles.resume()
+        assert minimum() == "5"
+        wait_until(lambda: servers() >= 5, "the pool to be filled again")
+
+
 def test_database_names_are_quoted(pool1: made.Pooler) -> None:
     assert pool1.query(WEIRD, "SELECT 1") == 1
     with Poolers.open([endpoint(pool1)], [WEIRD]) as poolers:
