@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 
 from hosts_cluster import Hosts, HostsCluster
-from load import LoadReport
+from load import Load, LoadReport
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--switchovers", type=int, default=50, help="how many in a row (default: 50)")
     parser.add_argument("--replicas", type=int, default=2, help="2 to 11; the pause must not depend on it (default: 2)")
     parser.add_argument("--clients", type=int, default=16, help="that write through both poolers (default: 16)")
+    parser.add_argument("--think-ms", type=int, default=20, help="of a client between two rows (default: 20)")
     parser.add_argument("--set", default=os.environ.get("FLEET_HOSTS_SET") or "bench", help="of hosts (default: bench)")
     parser.add_argument("--directory", type=Path, help="keep inventory and passwords there, and the hosts; set up once")
     arguments = parser.parse_args()
@@ -56,17 +57,18 @@ def main() -> None:
     cluster = HostsCluster(Hosts(arguments.set), directory, members=arguments.replicas + 1)
     try:
         cluster.set_up()
-        measure(cluster, arguments.switchovers, arguments.clients)
+        measure(cluster, arguments.switchovers, arguments.clients, arguments.think_ms)
     finally:
         if not arguments.directory:
             cluster.hosts.tool("down")
 
 
-def measure(cluster: HostsCluster, count: int, clients: int) -> None:
+def measure(cluster: HostsCluster, count: int, clients: int, think_ms: int) -> None:
     """Switch over `count` times under one load, then look at what is left."""
     before = {name: left_over(cluster, name) for name in cluster.members}
     done: list[One] = []
-    load = cluster.load(clients)
+    poolers = [cluster.conninfo(name, 6432) for name in cluster.poolers]
+    load = Load(poolers, clients=clients, think_seconds=think_ms / 1000)
     with load:
         for number in range(1, count + 1):
             done.append(switch(cluster))
