@@ -15,8 +15,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.gaps import missing, reachable_end
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment, along
 
+# Segments behind a missing one that can have been under way together with it when a host was lost: no reason to stop.
+UNDER_WAY = 16
 KINDS = ("latest", "immediate", "time", "lsn", "xid", "name")
 
 
@@ -118,12 +120,14 @@ class Choice:
         history: the line of timelines that replay follows.
         end: the end of the last segment that the archive can give along this line without a gap.
         last_time: when that segment arrived, seconds since the epoch.
+        behind_gap: segments of this line that are in the archive, but behind a missing one.
     """
 
     backup: Backup
     history: TimelineHistory
     end: Lsn
     last_time: float
+    behind_gap: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,12 @@ def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice
     for item in candidates:
         answer = _reach(item.backup, archive, target)
         if isinstance(answer, Choice):
-            return answer
+            if target.kind != "latest" or answer.behind_gap <= UNDER_WAY:
+                return answer
+            answer = (
+                f"its WAL ends at {answer.end} with a gap, behind which {answer.behind_gap} more segments lie; the "
+                "newest moment before the gap has to be asked for as a time"
+            )
         reasons.append(f"{item.backup.id}: {answer}")
     offered = [offer.told for item in candidates if (offer := _offer(item.backup, archive)) is not None]
     raise Refused(
@@ -197,7 +206,7 @@ def _reach(backup: Backup, archive: Archive, target: Target) -> Choice | str:
     if end is None:
         return "its first WAL segment is missing"
     last = archive.held[_last(archive, history, end, size)]
-    choice = Choice(backup, history, end, last)
+    choice = Choice(backup, history, end, last, _behind(archive, history, end, size))
     if target.kind == "time" and target.time is not None:
         if target.time < backup.stop_time:
             return f"it ended at {shown(backup.stop_time)}, after the target"
@@ -209,6 +218,14 @@ def _reach(backup: Backup, archive: Archive, target: Target) -> Choice | str:
         if target.lsn > end:
             return f"its WAL ends at {end}, before the target"
     return choice
+
+
+def _behind(archive: Archive, history: TimelineHistory, end: Lsn, size: int) -> int:
+    highest = max(
+        (segment.end for segment in archive.held if segment.timeline == history.timeline and segment.end > end),
+        default=end,
+    )
+    return sum(segment in archive.held for segment in along(history, end, highest, size)) if highest > end else 0
 
 
 def _last(archive: Archive, history: TimelineHistory, end: Lsn, size: int) -> Segment:

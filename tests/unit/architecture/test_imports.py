@@ -101,6 +101,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "restore/place",
         "restore/replay",
         "restore/run",
+        "restore/whole",
         "seal",
         "server",
         "shelf",

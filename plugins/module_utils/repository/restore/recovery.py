@@ -33,7 +33,7 @@ def settings(choice: Choice, target: Target, *, restore_command: str, limits: Ma
 
     A target of an earlier recovery cannot be unset here: PostgreSQL takes even an empty second one as a
     contradiction. So
-    `without_targets` removes those from the one file that the server still reads.
+    `auto_conf` removes those from the one file that the server still reads.
 
     Args:
         choice: backup and line of timelines.
@@ -124,9 +124,16 @@ def accepts_end_of_archive(target: Target) -> bool:
     return target.kind == "time"
 
 
-def without_targets(auto_conf: str) -> str:
-    """`postgresql.auto.conf` without the recovery settings of an earlier life."""
-    kept = [
-        line for line in auto_conf.splitlines() if not line.strip().startswith(("recovery_target", "restore_command"))
-    ]
+def auto_conf(before: str, *, scratch: bool) -> str:
+    """`postgresql.auto.conf` without the recovery settings of an earlier life.
+
+    Args:
+        before: its text.
+        scratch: the copy must not archive into the repository that it came from, however somebody starts it: no other
+            file beats this one.
+    """
+    dropped = ("recovery_target", "restore_command", *(("archive_mode",) if scratch else ()))
+    kept = [line for line in before.splitlines() if not line.strip().startswith(dropped)]
+    if scratch:
+        kept.append("archive_mode = 'off'")
     return "".join(f"{line}\n" for line in kept)

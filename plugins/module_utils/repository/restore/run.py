@@ -17,8 +17,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster imp
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import files, place
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.recovery import without_targets
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.recovery import auto_conf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import Replayed, replay
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.whole import refuse_incomplete
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import (
     Choice,
@@ -75,6 +76,7 @@ class Plan:
             "wal_from": str(backup.start_lsn),
             "wal_to": str(self.choice.end),
             "newest_wal_time": shown(self.choice.last_time),
+            "segments_behind_a_gap": self.choice.behind_gap,
             "target": f"{request.target.kind} {request.target.value}".rstrip(),
             "action": request.action,
             "directory": str(request.directory),
@@ -114,6 +116,7 @@ def plan(shelf: Shelf, request: Request) -> Plan:
     later = [item.backup for item in listed if item.backup.stop_time >= choice.backup.stop_time]
     tablespaces = place.mapped(choice.backup, request.tablespaces or {})
     place.check(request.directory, choice.backup, tablespaces, delta=request.delta)
+    refuse_incomplete(shelf, choice.backup, listed)
     places = files.Places(request.directory, tablespaces, request.configuration)
     return Plan(choice, places, replay_limits([backup.settings for backup in later]))
 
@@ -146,7 +149,7 @@ def restore(
     copied = time.monotonic()
     if before_replay is not None:
         before_replay(request.directory)
-    _clean_auto_conf(request.directory)
+    _write_auto_conf(request)
     report = decided.to_dict(request) | {
         "files": written.files,
         "fetched": written.fetched,
@@ -196,7 +199,7 @@ def _archive_history(config: Config, shelf: Shelf, directory: Path, choice: Choi
     push([shelf.repository], cluster, directory / "pg_wal" / f"{timeline:08X}.history", level=config.wal.level)
 
 
-def _clean_auto_conf(directory: Path) -> None:
-    path = directory / "postgresql.auto.conf"
-    if path.exists():
-        path.write_text(without_targets(path.read_text(encoding="utf-8")), encoding="utf-8")
+def _write_auto_conf(request: Request) -> None:
+    path = request.directory / "postgresql.auto.conf"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    path.write_text(auto_conf(before, scratch=request.action == "scratch"), encoding="utf-8")

@@ -82,6 +82,16 @@ class DirectoryStore:
         with self._naming_errors(key):
             self._path(key).unlink(missing_ok=True)
 
+    def sweep(self, before: float) -> int:
+        swept = 0
+        with self._naming_errors(""):
+            for path in self._root.rglob(f".*{UNFINISHED}"):
+                with contextlib.suppress(FileNotFoundError):  # its writer has just ended
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+                        swept += 1
+        return swept
+
     def _path(self, key: str) -> Path:
         if key.startswith("/") or ".." in key.split("/"):
             raise ValueError(f"not a key: {key!r}")

@@ -63,3 +63,10 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
+
+    def sweep(self, before: float) -> int:
+        """Remove what writers that were killed before this time have left; seconds since the epoch.
+
+        Returns:
+            How many there were.
+        """

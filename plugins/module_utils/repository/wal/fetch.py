@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ContentConflict
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ContentConflict, ObjectMissing
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import header
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.answer import Found
@@ -75,7 +76,7 @@ def read(repository: Repository, cluster: Cluster, name: str) -> bytes | None:
         segment = Segment.parse(name, cluster.segment_size) if kind_of(name) is Kind.SEGMENT else None
     except ValueError as error:
         raise Refused(str(error)) from None
-    found = hashes(repository, cluster.system, name)
+    found = hashes(repository, cluster.system, name) or _claimed(repository, cluster.system, name)
     if not found:
         return None
     if len(found) > 1:
@@ -95,6 +96,24 @@ def read(repository: Repository, cluster: Cluster, name: str) -> bytes | None:
             major=cluster.major,
         )
     return content
+
+
+def _claimed(repository: Repository, system: int, name: str) -> dict[str, str]:
+    """What the claim names, in the form of `hashes`: a listing that lags or comes short must not end a recovery.
+
+    Empty where there is no claim, or one of a push that broke off.
+    """
+    store = repository.store
+    try:
+        sha256 = store.read(layout.wal_claim(system, name)).decode("ascii", "replace").strip()
+    except ObjectMissing:
+        return {}
+    for sealed in (repository.sealed, not repository.sealed):
+        key = layout.wal_object(system, name, sha256, sealed=sealed)
+        with contextlib.suppress(ObjectMissing):
+            store.read_range(key, 0, 1)
+            return {sha256: key}
+    return {}
 
 
 def _later_exists(repository: Repository, cluster: Cluster, name: str) -> bool:

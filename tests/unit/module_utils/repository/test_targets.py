@@ -111,8 +111,18 @@ def test_a_gap_ends_what_can_be_reached_and_the_refusal_says_where() -> None:
 
 
 def test_a_backup_whose_own_wal_is_missing_is_passed_over() -> None:
-    broken = archive((1, range(10)), (1, range(11, 30)))
-    assert choose(BACKUPS[:2], broken, Target()).backup.id == "a"
+    broken = archive((1, range(10)), (1, range(11, 20)))
+    chosen = choose(BACKUPS[:2], broken, Target())
+    assert (chosen.backup.id, chosen.end, chosen.behind_gap) == ("a", Lsn(10 * SIZE), 9)
+
+
+def test_the_newest_state_is_not_what_lies_before_a_gap_in_the_middle() -> None:
+    """Segments that were under way when the host was lost are no reason to stop; a hole with days behind it is one."""
+    broken = archive((1, range(20)), (1, range(21, 60)))
+    with pytest.raises(Refused, match="with a gap, behind which 39 more segments lie"):
+        choose(BACKUPS[:1], broken, Target())
+    asked = choose(BACKUPS[:1], broken, Target("time", time=20 * 60.0))
+    assert (asked.end, asked.behind_gap) == (Lsn(20 * SIZE), 39)
 
 
 def test_a_bad_backup_is_passed_over_unless_it_is_named() -> None:

@@ -17,9 +17,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.rec
     Progress,
     Standing,
     accepts_end_of_archive,
+    auto_conf,
     settings,
     standing,
-    without_targets,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import KINDS, Choice, Target
 
@@ -84,4 +84,9 @@ def test_at_most_one_target_is_set_and_nothing_reaches_the_outside(kind: str) ->
 
 def test_settings_of_an_earlier_recovery_are_removed() -> None:
     text = "# made by ALTER SYSTEM\nwork_mem = '7MB'\nrecovery_target_time = 'x'\nrestore_command = 'y'\n"
-    assert without_targets(text) == "# made by ALTER SYSTEM\nwork_mem = '7MB'\n"
+    assert auto_conf(text, scratch=False) == "# made by ALTER SYSTEM\nwork_mem = '7MB'\n"
+
+
+def test_a_scratch_copy_does_not_archive_however_it_is_started() -> None:
+    assert auto_conf("archive_mode = 'always'\n", scratch=True) == "archive_mode = 'off'\n"
+    assert auto_conf("archive_mode = 'always'\n", scratch=False) == "archive_mode = 'always'\n"
