@@ -17,10 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import switchover_engine as engine
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import switchover_worker as worker
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.lock import boot_id
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover import replica_promote
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import (
     Access,
     Budgets,
@@ -228,6 +230,63 @@ class Cluster:
             passfile="",
             lock_directory=str(self.root / "lock"),
         )
+
+    def plan(self, candidate: str | None = None, **changes: Any) -> dict[str, str]:
+        """Have module replica_promote check everything and change nothing; what refuses: found, by name of the check.
+
+        Args:
+            candidate: the one that is asked for.
+            changes: options of the module.
+        """
+        old = self.primary()
+        members = changes.pop("members", list(self.servers.values()))
+        access = self.access(old.name)
+        options = {
+            "cluster": "orders",
+            "member": old.name,
+            "members": [
+                {"name": one.name, "address": one.address, "port": one.port, "priority": 100, "no_failover": False}
+                for one in members
+            ],
+            "candidate": candidate,
+            "poolers": [
+                {"name": one.name, "host": str(one.directory), "port": one.port, "databases": ["app"]}
+                for one in self.poolers
+            ],
+            "operation": None,
+            "instances": {},
+            "version": access.version,
+            "instance": "main",
+            "data_directory": access.data_directory,
+            "binaries": access.binaries,
+            "port": access.port,
+            "socket_directory": access.socket_directory,
+            "pause_seconds": 5.0,
+            "drain_seconds": 2.0,
+            "follow_seconds": 60.0,
+            "dead_man_seconds": 15.0,
+            "max_lag_mb": 16,
+            "terminate_writers": False,
+            "accept_slot_loss": False,
+            "accept_session_mode": False,
+            "conninfos": {one.name: one.conninfo() for one in members},
+            "console_user": access.console_user,
+            "passfile": None,
+            "sslmode": "disable",
+            "sslrootcert": None,
+            "state_directory": str(self.root / "state"),
+            "lock_directory": access.lock_directory,
+        }
+        try:
+            outcome = replica_promote(options | changes, check_mode=True)
+        except Refused as refused:
+            checks = refused.details["checks"]
+        else:
+            assert outcome.result["state"] == "planned"
+            checks = outcome.result["checks"]
+        refusing = [check for check in checks if check["result"] == "refuse"]
+        assert all(check["remedy"] for check in refusing), refusing
+        return {check["name"]: f"{check['member'] or ''} {check['found']}" for check in refusing}
 
     def stage(self, name: str) -> None:
         """Write the poolers' files, as the playbook does before the pause."""

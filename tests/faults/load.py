@@ -30,6 +30,8 @@ import psycopg
 
 # Waits that are shorter are not worth listing.
 LONG_WAIT_SECONDS = 0.05
+# Every report of this process, for the figures that conftest.py keeps.
+REPORTS: list[LoadReport] = []
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Load:
             rows = connection.execute("SELECT client, n, count(*) FROM load GROUP BY client, n").fetchall()
         there = {(client, n) for client, n, _ in rows}
         acked = {(client, n) for client, numbers in enumerate(self._result["acked"]) for n in numbers}
-        return LoadReport(
+        report = LoadReport(
             acknowledged=len(acked),
             lost=len(acked - there),
             duplicated=sum(1 for _, _, count in rows if count > 1),
@@ -125,6 +127,8 @@ class Load:
             waits=[(began, length) for began, length in self._result["waits"]],
             gaps=[(began, length) for began, length in self._result["gaps"]],
         )
+        REPORTS.append(report)
+        return report
 
 
 def _client(number: int, settings: dict[str, Any], stop: threading.Event, ready: threading.Event, out: Any) -> None:

@@ -80,6 +80,7 @@ def look(
         _last_failover(state_directory, cluster),
         (state_directory / "fenced.json").exists(),
         *_lowered(newest),
+        instance.unit if instance is not None else None,
     )
 
 

@@ -44,6 +44,7 @@ class Sight(Record):
         fenced: this host's instance was fenced and has not rejoined since.
         lowered_synchronous, synchronous_before: what the last failover made of synchronous_standby_names, by a journal
             here, because too few standbys were left.
+        unit: of systemd, of the instance on this host.
     """
 
     vantage: str
@@ -58,3 +59,4 @@ class Sight(Record):
     fenced: bool = False
     lowered_synchronous: str | None = None
     synchronous_before: str | None = None
+    unit: str | None = None
