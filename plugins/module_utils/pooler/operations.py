@@ -32,6 +32,10 @@ Errors: TypeAlias = "dict[str, str | None]"
 
 POLL_SECONDS = 0.005
 
+# Settings of the running processes that a pause changes, and its end puts back.
+_SET_IN_A_PAUSE = ("min_pool_size", "server_login_retry")
+_RETRY_AT_ONCE = "0.001"
+
 
 @dataclass(frozen=True)
 class Pause:
@@ -84,7 +88,8 @@ class Poolers:
     def __init__(self, general: Sequence[Console], held: Sequence[_Held]) -> None:
         self._general = list(general)
         self._held = list(held)
-        self._min_pool_sizes: dict[str, str] = {}
+        # By endpoint, what the settings were that are changed for a pause.
+        self._noted: dict[str, dict[str, str]] = {}
 
     @classmethod
     def open(
@@ -198,8 +203,8 @@ class Poolers:
             only: names of endpoints, to leave the others paused.
         """
         chosen = [held for held in self._held if only is None or held.endpoint in only]
+        self._note_settings(timeout_seconds)
         unverified = self._resume(chosen, timeout_seconds)
-        self._let_fill_pools(timeout_seconds)
         errors: Errors = {held.endpoint: None for held in chosen}
         for held, reason in unverified:
             errors[held.endpoint] = f"{held.database}: {reason}"
@@ -316,22 +321,25 @@ class Poolers:
 
         Three times a second PgBouncer opens connections up to min_pool_size, also for a database that is paused (only
         a PAUSE of all databases stops it: janitor.c, check_pool_size). Where such a login meets a server that shuts
-        down, clients wait for the next of these moments after RESUME, and new ones may be refused until then.
+        down, PgBouncer refuses new clients after RESUME until a login has worked.
         """
-        for name, reply in self._ask("SHOW CONFIG", timeout_seconds).items():
-            found = next((row["value"] for row in reply.rows if row["key"] == "min_pool_size"), None)
-            if found and found != "0":
-                self._min_pool_sizes[name] = found
-        if self._min_pool_sizes:
-            self._ask("SET min_pool_size = 0", timeout_seconds)
+        self._note_settings(timeout_seconds)
+        self._set_noted("min_pool_size", timeout_seconds, "0")
 
-    def _let_fill_pools(self, timeout_seconds: float) -> None:
-        consoles = [console for console in self._general if console.endpoint.name in self._min_pool_sizes]
-        run_together(
-            [(one, f"SET min_pool_size = {self._min_pool_sizes[one.endpoint.name]}") for one in consoles],
-            timeout_seconds,
-        )
-        self._min_pool_sizes.clear()
+    def _note_settings(self, timeout_seconds: float) -> None:
+        if not self._noted:
+            for name, reply in self._ask("SHOW CONFIG", timeout_seconds).items():
+                values = {row["key"] or "": row["value"] or "" for row in reply.rows}
+                self._noted[name] = {setting: values[setting] for setting in _SET_IN_A_PAUSE if setting in values}
+
+    def _set_noted(self, setting: str, timeout_seconds: float, value: str | None = None) -> None:
+        """Change a setting where its value is known, or (without a value) put that back."""
+        commands = [
+            (console, f"SET {setting} = {literal(value or noted[setting])}")
+            for console in self._general
+            if setting in (noted := self._noted.get(console.endpoint.name, {}))
+        ]
+        run_together(commands, timeout_seconds)
 
     def _undo(self, work: Sequence[_Held], failed: Sequence[tuple[_Held, Reply]], budget_seconds: float) -> PauseFailed:
         """Resume everything that may have been paused, and say what went wrong."""
@@ -340,7 +348,6 @@ class Poolers:
             # A PAUSE that is still waiting ends only with its login.
             held.pauser.close()
         unverified = self._resume(work, timeout_seconds=1.0)
-        self._let_fill_pools(timeout_seconds=1.0)
         still = [held.pair for held, _reason in unverified]
         reasons = "; ".join(f"{held.database} at {held.endpoint}: {reply.error}" for held, reply in failed)
         sentences = [f"{endpoint}: {sentence}" for endpoint in holding for sentence in holding[endpoint]]
@@ -362,7 +369,12 @@ class Poolers:
         )
 
     def _resume(self, chosen: Sequence[_Held], timeout_seconds: float) -> list[tuple[_Held, str]]:
-        """RESUME, once more over a fresh login where the first failed; what is not verified as resumed, and why."""
+        """RESUME, once more over a fresh login where the first failed; what is not verified as resumed, and why.
+
+        A login that broke off in the pause would keep PgBouncer from the next one for `server_login_retry`, and from
+        then on until it wakes up, up to a third of a second later.
+        """
+        self._set_noted("server_login_retry", timeout_seconds, _RETRY_AT_ONCE)
         failures = self._send_resume(chosen, timeout_seconds)
         # A process that is frozen has RESUME in its receive buffer now, behind PAUSE, and obeys when it is thawed.
         outcomes = open_together([held.rescuer.endpoint for held, _reason in failures], timeout_seconds)
@@ -382,6 +394,8 @@ class Poolers:
                 lost.append((held, reply.error or ""))
             elif any(row.name == held.database and row.paused for row in rows):
                 lost.append((held, "still paused"))
+        for setting in _SET_IN_A_PAUSE:
+            self._set_noted(setting, timeout_seconds)
         return lost
 
     def _send_resume(self, chosen: Sequence[_Held], timeout_seconds: float) -> list[tuple[_Held, str]]:
