@@ -22,7 +22,11 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_pla
     Orders,
     plan_failover,
 )
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import Budgets, Member
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import (
+    Budgets,
+    FailoverRequest,
+    Member,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Sight, Target
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
@@ -117,14 +121,11 @@ class LoopbackCluster:
         """What the playbook would decide now."""
         return plan_failover("orders", self.members(), self.look(), Orders(**orders))
 
-    def fail_over(
-        self, *rungs: Rung, worker: str | None = None, meanwhile: Callable[[], object] | None = None, **orders: Any
-    ) -> dict[str, Any]:
-        """Plan and carry out, in a process of its own as on a host; `meanwhile` is done between the two."""
+    def request(self, *rungs: Rung, **orders: Any) -> tuple[FailoverPlan, FailoverRequest | None]:
+        """What the playbook would decide now, and the order that the worker would get."""
         plan = self.plan(**({"restart_crashed": False} | orders))
-        if plan.action != "fail_over":
-            return {"state": "refused", "refusals": [refusal.code for refusal in plan.refusals], "plan": plan}
-        assert plan.request is not None
+        if plan.action not in ("fail_over", "finish") or plan.request is None:
+            return plan, None
         self.operations += 1
         request = replace(
             plan.request,
@@ -132,6 +133,15 @@ class LoopbackCluster:
             rungs=(*plan.request.rungs, *rungs),
             budgets=Budgets(promote=30.0, catch_up=20.0),
         )
+        return plan, request
+
+    def fail_over(
+        self, *rungs: Rung, worker: str | None = None, meanwhile: Callable[[], object] | None = None, **orders: Any
+    ) -> dict[str, Any]:
+        """Plan and carry out, in a process of its own as on a host; `meanwhile` is done between the two."""
+        plan, request = self.request(*rungs, **orders)
+        if request is None:
+            return {"state": "refused", "refusals": [refusal.code for refusal in plan.refusals], "plan": plan}
         if meanwhile:
             meanwhile()
         began = time.monotonic()

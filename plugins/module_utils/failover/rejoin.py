@@ -348,6 +348,8 @@ def _rewind(order: Rejoin, plan: RejoinPlan) -> None:
             remedy="Its data directory must not be started. Run again: it will be cloned.",
         )
     _put_back(kept)
+    # As soon as the mark is gone it may be started, by a boot for instance, and then only as a standby.
+    LocalPrimary(instance).write_standby_signal()
     order.mark.unlink()
     sync_directory(order.state_directory)
 
