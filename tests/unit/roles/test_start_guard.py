@@ -57,3 +57,9 @@ def test_one_objection_is_enough_in_any_company(guard: ModuleType) -> None:
     writer = guard.Answer("db4", True, False, 2, OURS)
     for company in itertools.permutations([*others, writer]):
         assert guard.objection(list(company), 1, OURS)
+
+
+def test_a_primary_that_lost_its_power_right_after_its_promotion_is_on_the_new_timeline(guard: ModuleType) -> None:
+    control = {"Latest checkpoint's TimeLineID": "1", "Min recovery ending loc's timeline": "2"}
+    assert guard.own_timeline(control) == 2
+    assert guard.own_timeline(control | {"Min recovery ending loc's timeline": "0"}) == 1
