@@ -51,7 +51,7 @@ PARTS: dict[str, list[str]] = {
 MOLECULE_NOTES = CHECKOUT / ".cache" / "molecule-notes"
 # What `make test` leaves to `make test-faults`: the fault lists, scenarios that cut power, and those with backups.
 LEFT_TO_FAULTS = ("faults",)
-LONG_SCENARIOS = ("backup", "failover", "rejoin")
+LONG_SCENARIOS = ("backup", "disaster_recovery", "failover", "rejoin", "restore")
 LINT = ("ansible-lint", "yamllint", "shellcheck", "ruff", "ruff-format", "mypy")
 
 

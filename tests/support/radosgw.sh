@@ -2,7 +2,7 @@
 # Makes this Debian 13 host an S3 server that can be trusted in tests: radosgw with a monitor and one disk in memory. It checks
 # signatures and digests, refuses to overwrite when told so, and encrypts with the client's key. Run it as root on the host:
 #   radosgw.sh ACCESS_KEY SECRET_KEY BUCKET...
-# Safe to repeat. The endpoint is http://HOST:8080, path style, any region.
+# Safe to repeat; buckets that exist are emptied. The endpoint is http://HOST:8080, path style, any region.
 set -euo pipefail
 access_key=$1 secret_key=$2
 shift 2
@@ -79,8 +79,8 @@ unit store-osd ceph-osd -f -i 0
 unit store-radosgw radosgw -f -n client.rgw.store
 await 90 python3 -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:8080", timeout=3)'
 
-radosgw-admin user info --uid=fleet >/dev/null 2>&1 ||
-  radosgw-admin user create --uid=fleet --display-name=fleet --access-key="$access_key" --secret-key="$secret_key" >/dev/null
+radosgw-admin user info --uid="$access_key" >/dev/null 2>&1 ||
+  radosgw-admin user create --uid="$access_key" --display-name="$access_key" --access-key="$access_key" --secret-key="$secret_key" >/dev/null
 # Keys from the environment: they are nobody's business in the list of processes.
 AWS_ACCESS_KEY_ID=$access_key AWS_SECRET_ACCESS_KEY=$secret_key python3 - "$@" <<'END'
 import sys
@@ -90,4 +90,7 @@ import boto3
 client = boto3.client("s3", endpoint_url="http://127.0.0.1:8080", region_name="us-east-1")
 for bucket in sys.argv[1:]:
     client.create_bucket(Bucket=bucket)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for item in page.get("Contents", ()):
+            client.delete_object(Bucket=bucket, Key=item["Key"])
 END
