@@ -10,7 +10,8 @@ source "$(dirname "$0")/peers_common.sh"
 install_member() {
   install_packages "$1" postgresql-17 repmgr postgresql-17-repmgr openssh-client rsync sudo
   on "$1" << END
-pg_createcluster --port=5432 17 main -- --data-checksums > /dev/null
+pg_createcluster --port=5432 --pgoption=include_dir=conf.d 17 main -- --data-checksums > /dev/null
+install -d -o postgres -g postgres /etc/postgresql/17/main/conf.d
 cat > /etc/postgresql/17/main/conf.d/repmgr.conf << 'FILE'
 listen_addresses = '*'
 wal_log_hints = on
