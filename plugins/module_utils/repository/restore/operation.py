@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import account
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import load
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config, load
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import run
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.files import CONTROL_FILE
@@ -37,7 +38,7 @@ def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
     directory = Path(params["directory"])
     target = parse_target(params["target"], params["value"] or "", params["timeline"], params["backup"])
     asked = {name: params[name] for name in _ASKED}
-    with account.user(params["owner"]), _alone(Path(config.state_directory), directory) as record:
+    with account.user(params["owner"]), _alone(config, directory, check_mode) as record:
         request = run.Request(
             target=target,
             directory=directory,
@@ -61,13 +62,24 @@ def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
 
 
 @contextlib.contextmanager
-def _alone(state: Path, directory: Path) -> Iterator[Path]:
-    """One restore into a directory at a time; the next one waits. Gives the file for the result."""
-    place = state / "restores"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _alone(config: Config, directory: Path, check_mode: bool) -> Iterator[Path]:
+    """One restore into a directory at a time; the next one waits, but for check mode. Gives the file for the result.
+
+    Raises:
+        Refused: in check mode, one is running.
+    """
+    place = Path(config.state_directory) / "restores"
     name = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
-    with (place / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = place / f"{name}.lock"
+    if check_mode and not lock.exists():
+        yield place / f"{name}.json"
+        return
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock.open("r" if check_mode else "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if check_mode else 0))
+        except BlockingIOError:
+            raise Refused(f"A restore into {directory} is running", remedy="Wait for it to end.") from None
         yield place / f"{name}.json"
 
 

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
@@ -43,6 +45,25 @@ def check(target: Path, backup: Backup, tablespaces: Mapping[int, Path], *, delt
     _refuse_overlap(target, tablespaces)
     if not delta:
         _refuse_full(target, backup, tablespaces)
+
+
+@contextlib.contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Hold the directory while it is written; made where it is missing. The lock goes with the process.
+
+    Raises:
+        Refused: somebody else restores into it.
+    """
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"A restore into {target} is running", remedy="Wait for it to end.") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def mapped(backup: Backup, mapping: Mapping[str, str]) -> dict[int, Path]:

@@ -143,6 +143,19 @@ def restore(
         OperationFailed: on the way; the directory cannot be mistaken for a finished one and `--delta` carries on.
     """
     decided = plan(shelf, request)
+    with place.alone(request.directory):
+        return _carry_out(config, config_file, installed, shelf, request, decided, before_replay)
+
+
+def _carry_out(
+    config: Config,
+    config_file: str,
+    installed: str,
+    shelf: Shelf,
+    request: Request,
+    decided: Plan,
+    before_replay: Callable[[Path], None] | None,
+) -> dict[str, Any]:
     started = time.monotonic()
     backup = decided.choice.backup
     written = files.restore(shelf, backup, decided.places, threads=config.backup.threads, delta=request.delta)

@@ -109,6 +109,8 @@ class S3Store:
             raise StoreUnavailable(f"{self.address}: the answer to writing {key} carries no ETag, so nothing is proven")
         # With a KMS key the ETag is no MD5 of the content, and says nothing.
         if self._settings.sse != "aws:kms" and _MD5.fullmatch(etag) and etag != md5.hexdigest():
+            # Its name says that it is right, so the next try must not find it.
+            self.delete(key)
             raise ObjectCorrupt(f"{self.address}: {key} arrived with MD5 {etag}, {md5.hexdigest()} was sent")
 
     def read(self, key: str) -> bytes:
