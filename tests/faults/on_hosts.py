@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,28 @@ class Play:
         """The end state."""
         state: str | None = self.record.get("state")
         return state
+
+
+@dataclass(frozen=True)
+class Playing:
+    """A playbook at work. Calling it waits for its end."""
+
+    playbook: str
+    process: subprocess.Popen[str]
+    started: float
+
+    def __call__(self) -> Play:
+        output, _ = self.process.communicate(timeout=280)
+        print(output)  # for the report of a failed test
+        seconds = time.time() - self.started
+        record = _record(output, f"fleet_{self.playbook}")
+        return Play(self.process.returncode, self.started, seconds, " ".join(output.split()), record)
+
+    def kill(self) -> Play:
+        """kill -9 of ansible-playbook and all its processes, as when the controller dies."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        return self()
 
 
 class HostCluster:
@@ -120,8 +142,8 @@ class HostCluster:
         """Run a playbook to its end; with `named` for this cluster."""
         return self.start(playbook, *arguments, named=named, **extra)()
 
-    def start(self, playbook: str, *arguments: str, named: bool = True, **extra: Any) -> Callable[[], Play]:
-        """Start a playbook; the function that is returned waits for its end."""
+    def start(self, playbook: str, *arguments: str, named: bool = True, **extra: Any) -> Playing:
+        """Start a playbook, in a session of its own so that all of it can be killed."""
         extra |= {"fleet_cluster": "orders"} if named else {}
         command = [
             str(Path(sys.executable).parent / "ansible-playbook"),
@@ -138,7 +160,6 @@ class HostCluster:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": f"/tmp/fleet-{os.getpid()}",
             "ANSIBLE_TIMEOUT": "5",
         }
-        started = time.time()
         process = subprocess.Popen(
             command,
             cwd=CHECKOUT,
@@ -147,17 +168,9 @@ class HostCluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
-
-        def end() -> Play:
-            output, _ = process.communicate(timeout=280)
-            print(output)  # for the report of a failed test
-            seconds = time.time() - started
-            return Play(
-                process.returncode, started, seconds, " ".join(output.split()), _record(output, f"fleet_{playbook}")
-            )
-
-        return end
+        return Playing(playbook, process, time.time())
 
     def _inventory(self) -> list[Path]:
         connection, cluster = self.directory / "connection.yml", self.directory / "cluster.yml"

@@ -197,6 +197,12 @@ def unfinished(directory: Path) -> Path | None:
     return None
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power loss."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_directory(directory: Path) -> None:
     """Make names that were added to or removed from a directory survive a power loss."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

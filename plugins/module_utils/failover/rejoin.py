@@ -23,7 +23,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.clone.facts import Sou
 from ansible_collections.dbops.fleet.plugins.module_utils.clone.settings import auto_conf
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import mark_file, mask, stop_instance
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import sync_directory
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import sync_directory, sync_file
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.lost_rows import Lost, LostRows, count
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan import (
     Consent,
@@ -94,6 +94,11 @@ class Rejoin:
     def mark(self) -> Path:
         """There while a rewind works on the directory: what is found with it must never be started."""
         return self.state_directory / f"rewind-{self.instance.version}-{self.instance.name}.json"
+
+    @property
+    def kept(self) -> Path:
+        """The member's own configuration, while the source's may be in its data directory."""
+        return self.state_directory / f"kept-{self.instance.version}-{self.instance.name}"
 
 
 def rejoin(order: Rejoin, check_mode: bool) -> Outcome:
@@ -265,7 +270,9 @@ def _make_slot(order: Rejoin) -> None:
 def _save_lost(order: Rejoin, timeline: int, fork: Lsn) -> Lost:
     """Count what is beyond the fork, and keep its write-ahead log and all that was never archived."""
     instance = order.instance
-    place = order.lost_directory / f"{order.cluster}-{order.name}-{time.strftime('%Y%m%dT%H%M%S')}"
+    # A run that is killed and run again may come here twice in a second.
+    now = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
+    place = order.lost_directory / f"{order.cluster}-{order.name}-{now}"
     place.mkdir(parents=True, mode=0o700)
     wal = instance.data_directory / "pg_wal"
     command = [str(instance.binaries / "pg_waldump"), f"--path={wal}", f"--timeline={timeline}", f"--start={fork}"]
@@ -319,8 +326,7 @@ def _rewind(order: Rejoin, plan: RejoinPlan) -> None:
     if plan.checkpoint_source:
         with _connect(order) as connection:
             connection.execute("CHECKPOINT")
-    # pg_rewind brings the source's configuration along with everything else.
-    kept = _configuration(data)
+    _keep_configuration(order)
     order.state_directory.mkdir(parents=True, exist_ok=True)
     order.mark.write_text(json.dumps({"cluster": order.cluster, "member": order.name, "begun": time.time()}))
     sync_directory(order.state_directory)
@@ -338,6 +344,7 @@ def _rewind(order: Rejoin, plan: RejoinPlan) -> None:
         dry = _as_owner(instance, [*command, "--dry-run"])
         if dry.returncode:
             # Nothing was touched yet: the directory may still be started or cloned over.
+            _put_back(order)
             order.mark.unlink()
             raise OperationFailed(f"pg_rewind's dry run says: {_last_line(dry)}", host=order.name)
     done = _as_owner(instance, command)
@@ -347,23 +354,42 @@ def _rewind(order: Rejoin, plan: RejoinPlan) -> None:
             host=order.name,
             remedy="Its data directory must not be started. Run again: it will be cloned.",
         )
-    _put_back(kept)
+    _put_back(order)
     # As soon as the mark is gone it may be started, by a boot for instance, and then only as a standby.
     LocalPrimary(instance).write_standby_signal()
     order.mark.unlink()
     sync_directory(order.state_directory)
 
 
-def _configuration(data: Path) -> dict[Path, bytes]:
-    """Configuration that is in the data directory: the member's own, which the source's must not replace."""
-    return {path: path.read_bytes() for path in data.glob("*.conf") if path.is_file()}
+def _keep_configuration(order: Rejoin) -> None:
+    """pg_rewind and a clone bring the source's configuration along; that in the data directory is the member's own.
+
+    It is kept on disk, and what a killed run kept is not overwritten: by now the source's may be in its place.
+    """
+    data, kept = order.instance.data_directory, order.kept
+    if kept.exists() or not data.is_dir():
+        return
+    new = kept.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True, mode=0o700)
+    for path in data.glob("*.conf"):
+        if path.is_file():
+            shutil.copy2(path, new / path.name)
+            sync_file(new / path.name)
+    sync_directory(new)
+    new.rename(kept)
+    sync_directory(kept.parent)
 
 
-def _put_back(kept: Mapping[Path, bytes]) -> None:
-    for path, content in kept.items():
-        path.write_bytes(content)
-        owner = path.parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+def _put_back(order: Rejoin) -> None:
+    """Nothing where nothing was kept."""
+    owner = order.instance.data_directory.stat()
+    for path in order.kept.glob("*.conf"):
+        target = order.instance.data_directory / path.name
+        target.write_bytes(path.read_bytes())
+        os.chown(target, owner.st_uid, owner.st_gid)
+        sync_file(target)
+    shutil.rmtree(order.kept, ignore_errors=True)
 
 
 def _clean(instance: Instance) -> bool:
@@ -413,14 +439,16 @@ def _clone(order: Rejoin) -> None:
         owner=pwd.getpwuid(owner).pw_name if owner is not None else "postgres",
         replace=True,
     )
-    kept = _configuration(instance.data_directory)
+    _keep_configuration(order)
     clone_run.clone(request)
-    _put_back(kept)
+    _put_back(order)
     order.mark.unlink(missing_ok=True)
 
 
 def _start_as_standby(order: Rejoin) -> None:
     """Write whom it follows, take the fence away, start."""
+    # A killed run may have come as far as the source's configuration.
+    _put_back(order)
     instance, data = order.instance, order.instance.data_directory
     conf = data / "postgresql.auto.conf"
     settings = {name: value for name, value in _following(order).items() if value is not None}
