@@ -115,6 +115,14 @@ class Listed:
     verified: Verification | None = None
 
     @property
+    def id(self) -> str:
+        return self.backup.id
+
+    @property
+    def stop_time(self) -> float:
+        return self.backup.stop_time
+
+    @property
     def bad(self) -> bool:
         return self.verified is not None and not self.verified.good
 

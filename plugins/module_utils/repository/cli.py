@@ -17,6 +17,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetErr
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import (
     account,
     cli_backup,
+    cli_dump,
     cli_jobs,
     cli_maintain,
     cli_wal,
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     commands: Any = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     cli_wal.add(commands)
     cli_backup.add(commands)
+    cli_dump.add(commands)
     cli_maintain.add(commands)
     cli_jobs.add(commands)
     return top

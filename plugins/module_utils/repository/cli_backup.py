@@ -125,6 +125,8 @@ def _list(config: Config, options: argparse.Namespace) -> int:
         return 0
     for item in listed:
         print(_line(item))
+    for dump in shelf.dumps():
+        print(f"{dump.id:17} a dump, see `dbops dump list`")
     for unfinished in shelf.unfinished():
         print(f"{unfinished.backup:17} not complete: running, or broken off (last wrote {shown(unfinished.newest)})")
     return 0

@@ -25,6 +25,7 @@ JUST_NOW_SECONDS = 60.0
 
 _EPILOG = """\
   backup   a base backup, on the primary or a replica as configured, in each repository that is due
+  dump     pg_dump of the configured databases, on the member that is configured
   expire   retention
   check    a part of the repository against its hashes, another part every day
   drill    a restore into a scratch directory, on a replica where there is one

@@ -16,6 +16,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import clus
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Verification
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cli_wal import archive_command, installed
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump import content
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import is_dump
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan import find
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.maintain import check, drill, expire, metrics
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
@@ -25,10 +28,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import 
 
 def add(top: Any) -> None:
     """Add these commands to the command line."""
-    one = _command(top, "expire", _expire, "delete backups and WAL that the retention policy does not keep")
+    one = _command(top, "expire", _expire, "delete backups, dumps and WAL that the retention policy does not keep")
     one.add_argument("--dry-run", action="store_true", help="tell what would be deleted, delete nothing")
-    one = _command(top, "verify", _verify, "read one backup completely and compare it with its hashes")
-    one.add_argument("backup", nargs="?", help="default: the newest")
+    one = _command(top, "verify", _verify, "read one backup or dump completely and compare it with its hashes")
+    one.add_argument("backup", nargs="?", help="default: the newest base backup")
     one = _command(top, "check", _check, "compare a part of all objects with their hashes; another part every day")
     one.add_argument("--parts", type=int, default=7, help="days in which everything is seen (default: %(default)s)")
     one.add_argument("--all", action="store_true", help="everything now")
@@ -65,7 +68,7 @@ def _expire(config: Config, options: argparse.Namespace) -> int:
     reports = {}
     for name in names:
         shelf = Shelf(open_first(config, name), clusters.read(config).system)
-        removal = expire.decide(shelf, config.retention)
+        removal = expire.decide(shelf, config.retention, config.dump_retention)
         if not options.dry_run:
             expire.carry_out(shelf, removal)
         reports[name] = removal.to_dict()
@@ -77,15 +80,18 @@ def _expire(config: Config, options: argparse.Namespace) -> int:
 
 
 def _show_removal(name: str, removal: expire.Removal, done: str) -> None:
-    for backup, why in removal.decided.keep.items():
+    for backup, why in (*removal.decided.keep.items(), *removal.dumps.keep.items()):
         print(f"{name}: {backup} stays: {', '.join(why)}")
-    for backup in removal.decided.remove:
+    for backup in (*removal.decided.remove, *removal.dumps.remove):
         print(f"{name}: {backup} {done}")
     print(f"{name}: {len(removal.segments)} WAL segments {done}, {removal.size >> 20} MB in all")
 
 
 def _verify(config: Config, options: argparse.Namespace) -> int:
     shelf = _shelf(config, options)
+    if options.backup is not None and is_dump(options.backup):
+        dump = find(shelf.dumps(), options.backup, None)
+        return _told(content.verify(shelf, dump, config.bin_directory), options)
     found = [item.backup for item in shelf.listed() if options.backup in (None, item.backup.id)]
     if not found:
         raise Refused(f"There is no backup {options.backup or ''}".rstrip(), remedy="See `dbops list`.")
@@ -130,7 +136,7 @@ def _told(verification: Verification, options: argparse.Namespace) -> int:
 def _metrics(config: Config, options: argparse.Namespace) -> int:
     shelf = _shelf(config, options)
     state = status.read(config, archive_command(config, options.config, installed()))
-    text = metrics.text(config.cluster, shelf.repository.name, shelf.listed(), state)
+    text = metrics.text(config.cluster, shelf.repository.name, shelf.listed(), state, shelf.dumps())
     if options.file is None:
         print(text, end="")
     else:

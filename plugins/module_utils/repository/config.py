@@ -88,6 +88,23 @@ class BackupSettings:
 
 
 @dataclass(frozen=True)
+class DumpSettings:
+    """What the timed dump takes.
+
+    Attributes:
+        databases: their names; empty for all.
+        globals: roles and tablespaces as well.
+        passwords: with the roles' password hashes.
+        lock_wait_seconds: how long a dump waits for a table that somebody has locked.
+    """
+
+    databases: tuple[str, ...] = ()
+    globals: bool = True
+    passwords: bool = False
+    lock_wait_seconds: float = 60
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything the engine has to know about one instance and its repositories.
 
@@ -102,7 +119,8 @@ class Config:
         spool_directory: for markers, prefetched WAL and the archiver's socket. On a local disk.
         state_directory: for data keys and locks; readable by PostgreSQL's account alone.
         repositories: the first one is read from first; all of them are written to.
-        wal, backup, retention: see there.
+        wal, backup, dump, retention: see there.
+        dump_retention: which dumps stay; None for the same rules as for base backups.
     """
 
     cluster: str
@@ -117,7 +135,9 @@ class Config:
     state_directory: str = "/var/lib/dbops-fleet"
     wal: WalSettings = field(default_factory=WalSettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
+    dump: DumpSettings = field(default_factory=DumpSettings)
     retention: Policy = field(default_factory=Policy)
+    dump_retention: Policy | None = None
 
 
 def load(path: str = DEFAULT_FILE) -> Config:
@@ -148,8 +168,12 @@ def parse(data: Mapping[str, Any]) -> Config:
     if len(set(names)) != len(names):
         raise Refused(f"Two repositories have the same name: {', '.join(names)}")
     parts: dict[str, Any] = {"repositories": repositories}
-    for name, form in (("wal", WalSettings), ("backup", BackupSettings), ("retention", Policy)):
+    sections = (("wal", WalSettings), ("backup", BackupSettings), ("dump", DumpSettings), ("retention", Policy))
+    for name, form in sections:
         parts[name] = _filled(form, values.pop(name, None) or {}, name)
+    if values.get("dump_retention"):
+        parts["dump_retention"] = _filled(Policy, values.pop("dump_retention"), "dump_retention")
+    values.pop("dump_retention", None)
     config = _filled(Config, {**values, **parts}, "configuration")
     for name in ("data_directory", "bin_directory", "spool_directory", "state_directory"):
         if not getattr(config, name).startswith("/"):

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, shown, utc
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import EXTRACTS, Dump, ListedDump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment, along
 
 DAY_SECONDS = 86400.0
 # Clocks of hosts differ by seconds; a backup from further ahead means that one of them is wrong.
 CLOCK_TOLERANCE_SECONDS = 300.0
+# What was taken out of a backup was loaded, or is not wanted any more.
+EXTRACT_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,28 @@ class Plan:
     continuous_from: Backup | None = None
 
 
+class _Item(Protocol):
+    """What retention looks at: a base backup or a dump."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def stop_time(self) -> float: ...
+
+    @property
+    def pinned(self) -> str | None: ...
+
+    @property
+    def bad(self) -> bool: ...
+
+    @property
+    def good(self) -> bool: ...
+
+
+_AnyItem = TypeVar("_AnyItem", bound=_Item)
+
+
 def plan(listed: Iterable[Listed], policy: Policy, now: float) -> Plan:
     """Decide about one system's backups.
 
@@ -68,36 +94,78 @@ def plan(listed: Iterable[Listed], policy: Policy, now: float) -> Plan:
     Raises:
         Refused: a backup lies in the future, the newest ones are bad, or the policy would keep nothing.
     """
-    backups = sorted(listed, key=lambda item: (item.backup.stop_time, item.backup.id), reverse=True)
+    backups = sorted(listed, key=lambda item: (item.stop_time, item.id), reverse=True)
     _refuse_wrong_clock(backups, now)
     _refuse_bad_newest(backups)
     sound = [item for item in backups if not item.bad]
+    reasons = _reasons(backups, policy, now)
+    window = _window_base(sound, now - policy.window_days * DAY_SECONDS) if policy.window_days else None
+    if window is not None:
+        edge = window.stop_time
+        for item in (item for item in sound if item.stop_time >= edge):
+            reasons.setdefault(item.id, []).append("recovery window")
+    continuous = window or (sound[0] if sound else None)
+    return Plan(
+        keep={identifier: tuple(why) for identifier, why in reasons.items()},
+        remove=tuple(item.id for item in reversed(backups) if item.id not in reasons),
+        continuous_from=continuous.backup if continuous else None,
+    )
+
+
+def plan_dumps(listed: Iterable[ListedDump], policy: Policy, now: float) -> Plan:
+    """Decide about one system's dumps, for each series by itself. What was taken out of backups stays some days.
+
+    The recovery window means nothing to a dump. A series whose newest dump is bad is left as it is; the others go on.
+
+    Args:
+        listed: all of them, in any order.
+        policy: the rules.
+        now: seconds since the epoch.
+
+    Raises:
+        Refused: a dump lies in the future, or the policy would keep nothing.
+    """
+    newest_first = sorted(listed, key=lambda item: (item.stop_time, item.id), reverse=True)
+    _refuse_wrong_clock(newest_first, now)
+    series: dict[str, list[ListedDump]] = {}
+    for item in newest_first:
+        series.setdefault(item.dump.series, []).append(item)
+    reasons: dict[str, list[str]] = {}
+    for name, items in series.items():
+        if name == EXTRACTS:
+            for item in items:
+                if item.pinned is not None or item.stop_time > now - EXTRACT_DAYS * DAY_SECONDS:
+                    reasons[item.id] = ["pinned" if item.pinned is not None else "taken out of a backup lately"]
+        elif items[0].bad:
+            reasons |= {item.id: ["the newest dump of its series is bad"] for item in items}
+        else:
+            reasons |= _reasons(items, policy, now)
+    return Plan(
+        keep={identifier: tuple(why) for identifier, why in reasons.items()},
+        remove=tuple(item.id for item in reversed(newest_first) if item.id not in reasons),
+    )
+
+
+def _reasons(backups: Sequence[_Item], policy: Policy, now: float) -> dict[str, list[str]]:
+    """What the rules want to keep and why. Args: backups: newest first."""
+    sound = [item for item in backups if not item.bad]
     reasons: dict[str, list[str]] = {}
 
-    def keep(items: Iterable[Listed], reason: str) -> None:
+    def keep(items: Iterable[_Item], reason: str) -> None:
         for item in items:
-            reasons.setdefault(item.backup.id, []).append(reason)
+            reasons.setdefault(item.id, []).append(reason)
 
     keep(sound[: max(policy.count, 1)], "newest" if policy.count <= 1 else f"one of the newest {policy.count}")
     keep(_newest_per(sound, policy.daily, lambda when: f"{when:%Y-%m-%d}"), "daily")
     keep(_newest_per(sound, policy.weekly, lambda when: f"{when:%G-%V}"), "weekly")
     keep(_newest_per(sound, policy.monthly, lambda when: f"{when:%Y-%m}"), "monthly")
-    keep((item for item in sound if item.backup.stop_time > now - policy.age_days * DAY_SECONDS), "age")
+    keep((item for item in sound if item.stop_time > now - policy.age_days * DAY_SECONDS), "age")
     keep([item for item in sound if item.good][: policy.verified], "last verified")
     keep((item for item in backups if item.pinned is not None), "pinned")
-    proven = next((item.backup.stop_time for item in backups if item.good), None)
-    unproven = (item for item in backups if item.bad and (proven is None or item.backup.stop_time > proven))
+    proven = next((item.stop_time for item in backups if item.good), None)
+    unproven = (item for item in backups if item.bad and (proven is None or item.stop_time > proven))
     keep(unproven, "bad, but no newer one is verified")
-    window = _window_base(sound, now - policy.window_days * DAY_SECONDS) if policy.window_days else None
-    if window is not None:
-        edge = window.backup.stop_time
-        keep((item for item in sound if item.backup.stop_time >= edge), "recovery window")
-    continuous = window or (sound[0] if sound else None)
-    return Plan(
-        keep={identifier: tuple(why) for identifier, why in reasons.items()},
-        remove=tuple(item.backup.id for item in reversed(backups) if item.backup.id not in reasons),
-        continuous_from=continuous.backup if continuous else None,
-    )
+    return reasons
 
 
 def removable_segments(
@@ -128,14 +196,14 @@ def removable_segments(
     return tuple(sorted(segment for segment in held if segment.number < first and segment not in needed))
 
 
-def needed_packs(kept: Iterable[Backup]) -> set[tuple[str, int]]:
+def needed_packs(kept: Iterable[Backup | Dump]) -> set[tuple[str, int]]:
     """(backup id, number) of every pack that a kept backup reads."""
     return {(owner, number) for backup in kept for owner, numbers in backup.packs.items() for number in numbers}
 
 
-def _refuse_wrong_clock(newest_first: Sequence[Listed], now: float) -> None:
-    if newest_first and newest_first[0].backup.stop_time > now + CLOCK_TOLERANCE_SECONDS:
-        newest = newest_first[0].backup
+def _refuse_wrong_clock(newest_first: Sequence[_Item], now: float) -> None:
+    if newest_first and newest_first[0].stop_time > now + CLOCK_TOLERANCE_SECONDS:
+        newest = newest_first[0]
         raise Refused(
             f"Backup {newest.id} ended at {shown(newest.stop_time)}, but it is {shown(now)} here; nothing is deleted",
             remedy="Set the clocks (chronyc tracking) of this host and of the database host.",
@@ -152,11 +220,11 @@ def _refuse_bad_newest(newest_first: Sequence[Listed]) -> None:
         )
 
 
-def _newest_per(newest_first: Iterable[Listed], count: int, period: Callable[..., str]) -> list[Listed]:
+def _newest_per(newest_first: Iterable[_AnyItem], count: int, period: Callable[..., str]) -> list[_AnyItem]:
     """The newest backup of each of the last `count` periods that have one."""
-    chosen: dict[str, Listed] = {}
+    chosen: dict[str, _AnyItem] = {}
     for item in newest_first:
-        name = period(utc(item.backup.stop_time))
+        name = period(utc(item.stop_time))
         if name not in chosen and len(chosen) < count:
             chosen[name] = item
     return list(chosen.values())

@@ -32,8 +32,8 @@ select pg_is_in_recovery() as in_recovery,
 
 
 @contextmanager
-def connected(config: Config) -> Iterator[Any]:
-    """A psycopg connection in autocommit, to database postgres over the socket.
+def connected(config: Config, *, database: str = "postgres") -> Iterator[Any]:
+    """A psycopg connection in autocommit over the socket.
 
     Raises:
         OperationFailed: the server does not answer, or an SQL command failed.
@@ -48,7 +48,7 @@ def connected(config: Config) -> Iterator[Any]:
             host=config.socket_directory,
             port=config.port,
             user=config.user,
-            dbname="postgres",
+            dbname=database,
             application_name="dbops",
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             autocommit=True,

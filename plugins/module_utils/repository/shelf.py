@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading what a repository says about its backups, and adding records to it."""
+"""Reading what a repository says about its backups and dumps, and adding records to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import Member
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import (
@@ -19,6 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog imp
     Verification,
     utc,
 )
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import Dump, ListedDump, is_dump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectCorrupt, ObjectExists
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 
@@ -45,7 +46,7 @@ class Unfinished:
 
 
 class Shelf:
-    """The backups of one system in one repository."""
+    """The backups and dumps of one system in one repository."""
 
     def __init__(self, repository: Repository, system: int) -> None:
         self.repository = repository
@@ -57,22 +58,31 @@ class Shelf:
         Raises:
             ObjectCorrupt: an entry of the catalogue is damaged.
         """
-        pins = {_name(item.key) for item in self._list(f"{self.system}/pin/")}
-        verified: dict[str, Verification] = {}
-        for what in ("verification", "drill"):
-            for backup, record in self._newest_records(what):
-                known = verified.get(backup)
-                if known is None or record.time > known.time:
-                    verified[backup] = record
-        found = []
-        for item in self._list(layout.catalog_prefix(self.system)):
-            entry = self._backup(item.key)
-            reason = self._reason(entry.id) if entry.id in pins else None
-            found.append(Listed(entry, reason, verified.get(entry.id)))
+        pinned, verified = self._pinned(), self._verified()
+        keys = [item.key for item in self._list(layout.catalog_prefix(self.system)) if not is_dump(_name(item.key))]
+        found = (Listed(one, pinned.get(one.id), verified.get(one.id)) for one in map(self._backup, keys))
         return tuple(sorted(found, key=lambda one: (one.backup.stop_time, one.backup.id)))
+
+    def dumps(self) -> tuple[ListedDump, ...]:
+        """Every complete dump with its pin and its newest verification, oldest first.
+
+        Raises:
+            ObjectCorrupt: an entry of the catalogue is damaged.
+        """
+        pinned, verified = self._pinned(), self._verified()
+        keys = [item.key for item in self._list(layout.catalog_prefix(self.system)) if is_dump(_name(item.key))]
+        found = (ListedDump(one, pinned.get(one.id), verified.get(one.id)) for one in map(self._dump, keys))
+        return tuple(sorted(found, key=lambda one: (one.stop_time, one.id)))
 
     def unfinished(self) -> tuple[Unfinished, ...]:
         """Backups that were begun and are not in the catalogue: running ones, and the remains of broken ones."""
+        return tuple(one for one in self._unfinished() if not is_dump(one.backup))
+
+    def unfinished_dumps(self) -> tuple[Unfinished, ...]:
+        """Likewise of dumps."""
+        return tuple(one for one in self._unfinished() if is_dump(one.backup))
+
+    def _unfinished(self) -> tuple[Unfinished, ...]:
         complete = {_name(item.key) for item in self._list(layout.catalog_prefix(self.system))}
         begun: dict[str, str | None] = {}
         newest: dict[str, float] = {}
@@ -85,8 +95,8 @@ class Shelf:
                 begun[backup] = self.repository.get_json(item.key)["base"]
         return tuple(Unfinished(backup, base, newest[backup]) for backup, base in sorted(begun.items()))
 
-    def members(self, backup: Backup) -> Iterator[Member]:
-        """The index of a backup, checked against the hashes in its catalogue entry."""
+    def members(self, backup: Backup | Dump) -> Iterator[Member]:
+        """The index of a backup or dump, checked against the hashes in its catalogue entry."""
         for number, sha256 in enumerate(backup.index, 1):
             key = layout.index_object(self.system, backup.id, number)
             text = self.repository.decode(self.repository.store.read(key), key, sha256).decode("utf-8")
@@ -108,8 +118,8 @@ class Shelf:
         except ObjectExists:
             raise Refused(f"A backup {backup} exists already", remedy="Start again in a second.") from None
 
-    def add(self, backup: Backup) -> None:
-        """List a complete backup: the last thing that is written."""
+    def add(self, backup: Backup | Dump) -> None:
+        """List a complete backup or dump: the last thing that is written."""
         self.repository.put_json(layout.catalog_object(self.system, backup.id), backup.to_dict())
 
     def pin(self, backup: str, reason: str) -> None:
@@ -140,6 +150,45 @@ class Shelf:
 
     def _list(self, prefix: str) -> Iterator[Any]:
         return self.repository.store.list(prefix)
+
+    def remove_dump(self, identifier: str) -> None:
+        """Take a dump out of the catalogue; what it wrote and nobody else needs goes with the next `dbops expire`."""
+        for key in (layout.catalog_object(self.system, identifier), layout.begun_object(self.system, identifier)):
+            self.repository.store.delete(key)
+
+    def refuse_missing_packs(self, entry: Backup | Dump) -> None:
+        """Retention on another host could have removed a pack that this backup refers to.
+
+        Raises:
+            OperationFailed: it has.
+        """
+        for owner, numbers in entry.packs.items():
+            there = {item.key for item in self._list(layout.backup_prefix(self.system, owner))}
+            for number in numbers:
+                if layout.pack_object(self.system, owner, number) not in there:
+                    raise OperationFailed(
+                        f"Pack {number} of {owner} went away while {entry.id} used it; {entry.id} is not listed",
+                        remedy="Start it again; a base backup with `dbops backup --full`.",
+                    )
+
+    def _pinned(self) -> dict[str, str]:
+        names = [_name(item.key) for item in self._list(f"{self.system}/pin/")]
+        return {name: self._reason(name) for name in names}
+
+    def _verified(self) -> dict[str, Verification]:
+        verified: dict[str, Verification] = {}
+        for what in ("verification", "drill"):
+            for backup, record in self._newest_records(what):
+                known = verified.get(backup)
+                if known is None or record.time > known.time:
+                    verified[backup] = record
+        return verified
+
+    def _dump(self, key: str) -> Dump:
+        try:
+            return Dump.from_dict(self.repository.get_json(key))
+        except ValueError as error:
+            raise ObjectCorrupt(f"{self.repository.store.address}: {key}: {error}") from None
 
     def _backup(self, key: str) -> Backup:
         try:

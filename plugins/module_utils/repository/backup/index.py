@@ -14,6 +14,7 @@ FRAME_BYTES = 1 << 20
 
 DATA = "data/"
 CONFIGURATION = "configuration/"
+DUMP = "dump/"
 
 
 class Frame(NamedTuple):
@@ -41,7 +42,8 @@ class Member:
     """One file, link or directory.
 
     Attributes:
-        path: below `data/` (the data directory; tablespaces as `data/pg_tblspc/<oid>/...`) or `configuration/`.
+        path: below `data/` (the data directory; tablespaces as `data/pg_tblspc/<oid>/...`) or `configuration/`;
+            of a dump below `dump/`.
         type: `file`, `link` or `directory`.
         mode: permission bits.
         size: bytes of a file.
@@ -89,7 +91,7 @@ class Member:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a line of an index: {error}") from None
-        if not member.path.startswith((DATA, CONFIGURATION)) or ".." in member.path.split("/"):
+        if not member.path.startswith((DATA, CONFIGURATION, DUMP)) or ".." in member.path.split("/"):
             raise ValueError(f"an index that writes to {member.path!r}")
         if sum(frame.raw for frame in member.frames) != member.size:
             raise ValueError(f"the frames of {member.path} do not add up to its size")

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import compression, layout
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import Frame, Member
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import FRAME_BYTES, Frame, Member
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 
 # Stored bytes of a pack. One PUT each; three of them are in memory at most.
@@ -186,3 +186,38 @@ class Writer:
         stored = self._repository.wrap(compressed)
         self.sent += len(stored)
         self._repository.store.create(layout.index_object(self._system, self._backup, len(self.index)), stored)
+
+
+class Files:
+    """Turns the pieces of one file after the other into frames."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._member: Member | None = None
+        self._frames: list[Frame] = []
+        self._pieces: list[bytes | memoryview] = []
+        self._waiting = 0
+
+    def begin(self, member: Member) -> None:
+        self.end()
+        self._member = member
+
+    def add(self, data: bytes | memoryview) -> None:
+        while data:
+            part = data[: FRAME_BYTES - self._waiting]
+            self._pieces.append(part)
+            self._waiting += len(part)
+            data = data[len(part) :]
+            if self._waiting == FRAME_BYTES:
+                self._flush()
+
+    def end(self) -> None:
+        if self._member is not None:
+            self._flush()
+            self._writer.member(self._member, self._frames)
+        self._member, self._frames = None, []
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.frame(b"".join(self._pieces), self._frames)
+        self._pieces, self._waiting = [], 0

@@ -19,15 +19,9 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
-from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout, server
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import (
-    CONFIGURATION,
-    DATA,
-    FRAME_BYTES,
-    Frame,
-    Member,
-)
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.packs import KnownFrames, Writer
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import server
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import CONFIGURATION, DATA, Member
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.packs import Files, KnownFrames, Writer
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.stream import (
     Archive,
     BaseBackupStream,
@@ -112,7 +106,7 @@ def take(config: Config, repository: Repository, *, full: bool, fast: bool, wal_
             tool=TOOL,
         )
         _await_wal(shelf, cluster, entry, wal_timeout_seconds)
-        _refuse_missing_packs(shelf, entry)
+        shelf.refuse_missing_packs(entry)
         shelf.add(entry)
     return entry
 
@@ -156,43 +150,8 @@ def base_of(listed: tuple[Listed, ...]) -> Backup | None:
     return sound[-1] if sound else None
 
 
-class _Files:
-    """Turns the pieces of one file after the other into frames."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._member: Member | None = None
-        self._frames: list[Frame] = []
-        self._pieces: list[bytes | memoryview] = []
-        self._waiting = 0
-
-    def begin(self, member: Member) -> None:
-        self.end()
-        self._member = member
-
-    def add(self, data: memoryview) -> None:
-        while data:
-            part = data[: FRAME_BYTES - self._waiting]
-            self._pieces.append(part)
-            self._waiting += len(part)
-            data = data[len(part) :]
-            if self._waiting == FRAME_BYTES:
-                self._flush()
-
-    def end(self) -> None:
-        if self._member is not None:
-            self._flush()
-            self._writer.member(self._member, self._frames)
-        self._member, self._frames = None, []
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.frame(b"".join(self._pieces), self._frames)
-        self._pieces, self._waiting = [], 0
-
-
 def _store_stream(stream: BaseBackupStream, writer: Writer) -> None:
-    files = _Files(writer)
+    files = Files(writer)
     tar = TarStream()
     prefix = DATA
     manifest = False
@@ -224,7 +183,7 @@ def _store_stream(stream: BaseBackupStream, writer: Writer) -> None:
 
 def _store_configuration(directory: Path, writer: Writer) -> None:
     """Debian keeps the configuration outside the data directory, where BASE_BACKUP does not look."""
-    files = _Files(writer)
+    files = Files(writer)
     for path in sorted(directory.rglob("*")):
         status = path.lstat()
         name = CONFIGURATION + str(path.relative_to(directory))
@@ -258,15 +217,3 @@ def _await_wal(shelf: Shelf, cluster: Cluster, entry: Backup, timeout_seconds: f
                 remedy="See `dbops wal status`; on a standby set archive_timeout on the primary.",
             )
         time.sleep(POLL_SECONDS)
-
-
-def _refuse_missing_packs(shelf: Shelf, entry: Backup) -> None:
-    """Retention on another host could have removed a pack that this backup refers to."""
-    for owner, numbers in entry.packs.items():
-        there = {item.key for item in shelf.repository.store.list(layout.backup_prefix(shelf.system, owner))}
-        for number in numbers:
-            if layout.pack_object(shelf.system, owner, number) not in there:
-                raise OperationFailed(
-                    f"Pack {number} of {owner} went away while this backup used it; the backup is not listed",
-                    remedy="Run `dbops backup --full`.",
-                )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Listed, shown
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import ListedDump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs.settings import Limits
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.health import Problem
 
@@ -48,6 +49,37 @@ def too_old(
         message = f"Repository {repository} has backups that failed a verification: {', '.join(bad[-5:])}"
         problems.append(Problem("backup_bad", "critical", message, "See `dbops list`, and take a new backup."))
     problems += _drill(repository, listed[0].backup.stop_time, drilled, limits, now)
+    return tuple(problems)
+
+
+def dumps_too_old(repository: str, series: Sequence[ListedDump], limits: Limits, now: float) -> tuple[Problem, ...]:
+    """What of one repository's dumps is too old or bad. Warnings: the base backups have the same data.
+
+    Args:
+        repository: name.
+        series: the dumps that the timer makes, oldest first.
+        limits: the ages that are allowed.
+        now: seconds since the epoch.
+    """
+    if not limits.dump_hours:
+        return ()
+    if not series:
+        message = f"Repository {repository} has no dump yet"
+        return (Problem("no_dump", "warning", message, "Wait for the timer, or take one with `dbops dump take`."),)
+    newest = series[-1]
+    problems = []
+    if now - newest.stop_time > limits.dump_hours * HOUR_SECONDS:
+        message = (
+            f"The newest dump in repository {repository} is of {shown(newest.stop_time)}, "
+            f"more than {limits.dump_hours:g} hours old"
+        )
+        problems.append(
+            Problem("dump_too_old", "warning", message, "See `journalctl -u dbops-job@dump` on every member.")
+        )
+    bad = [item.id for item in series if item.bad]
+    if bad:
+        message = f"Repository {repository} has dumps that failed a verification: {', '.join(bad[-5:])}"
+        problems.append(Problem("dump_bad", "warning", message, "Take a new one with `dbops dump take`."))
     return tuple(problems)
 
 

@@ -21,6 +21,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import layo
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.take import take
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Verification
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import ListedDump, series_of
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan import Wanted
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import take as take_dump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs import ages, records, turn
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs.records import JobRecord
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs.settings import (
@@ -110,7 +113,7 @@ class Jobs:
         return [record for job in JOBS if (record := self._kept(job)) is not None]
 
     def _job(self, job: str) -> Callable[[], Answer]:
-        known = (self._backup, self._expire, self._check, self._drill, self._watch)
+        known = (self._backup, self._dump, self._expire, self._check, self._drill, self._watch)
         return dict(zip(JOBS, known, strict=True))[job]
 
     def _backup(self) -> Answer:
@@ -130,6 +133,24 @@ class Jobs:
             told.append(f"{repository.name}: took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent")
         return records.DONE if taken else records.ELSEWHERE, "; ".join(told)
 
+    def _dump(self) -> Answer:
+        wanted = _wanted(self._config)
+        told, taken = [], False
+        for repository in self._config.repositories:
+            shelf = self._shelf(repository.name)
+            newest = max((one.dump.start_time for one in _series(shelf, self._config)), default=None)
+            now = time.time()
+            running = [one.newest for one in shelf.unfinished_dumps() if now - one.newest < RUNNING_SECONDS]
+            mine = self._turn("dump", turn.Done(newest, min(running, default=None)))
+            if not mine.here:
+                told.append(f"{repository.name}: {mine.reason}")
+                continue
+            log.info("%s: %s", repository.name, mine.reason)
+            entry = take_dump(self._config, shelf.repository, wanted)
+            taken = True
+            told.append(f"{repository.name}: took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent")
+        return records.DONE if taken else records.ELSEWHERE, "; ".join(told)
+
     def _expire(self) -> Answer:
         mine = self._turn("expire", turn.Done())
         if not mine.here:
@@ -137,10 +158,11 @@ class Jobs:
         told = []
         for repository in self._config.repositories:
             shelf = self._shelf(repository.name)
-            removal = expire.decide(shelf, self._config.retention)
+            removal = expire.decide(shelf, self._config.retention, self._config.dump_retention)
             expire.carry_out(shelf, removal)
             told.append(
-                f"{repository.name}: {len(removal.decided.remove)} backups and {len(removal.segments)} WAL segments "
+                f"{repository.name}: {len(removal.decided.remove)} backups, {len(removal.dumps.remove)} dumps and "
+                f"{len(removal.segments)} WAL segments "
                 f"deleted, {len(removal.decided.keep)} backups kept"
             )
         return records.DONE, "; ".join(told)
@@ -199,8 +221,10 @@ class Jobs:
             shelf = self._shelf(repository.name)
             listed = shelf.listed()
             drilled = _newest_drill(shelf, good=True)
+            dumps = shelf.dumps()
             problems += ages.too_old(repository.name, listed, drilled, limits, time.time())
-            texts.append(metrics.text(self._config.cluster, repository.name, listed, state))
+            problems += ages.dumps_too_old(repository.name, _series(shelf, self._config), limits, time.time())
+            texts.append(metrics.text(self._config.cluster, repository.name, listed, state, dumps))
         self._write_metrics(texts)
         for problem in problems:
             log.warning("%s: %s. %s", problem.severity, problem.message, problem.remedy)
@@ -261,6 +285,18 @@ class Jobs:
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(record.to_dict(), indent=1), encoding="utf-8")
         temporary.replace(path)
+
+
+def _wanted(config: Config) -> Wanted:
+    """What the timed dump takes."""
+    return Wanted(config.dump.databases, config.dump.globals, config.dump.passwords)
+
+
+def _series(shelf: Shelf, config: Config) -> tuple[ListedDump, ...]:
+    """The dumps that the timed one continues, oldest first."""
+    wanted = _wanted(config)
+    name = series_of(wanted.databases, all_databases=wanted.all_databases)
+    return tuple(one for one in shelf.dumps() if one.dump.series == name)
 
 
 def _newest_drill(shelf: Shelf, *, good: bool) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs.turn import HOUR_SECONDS, MEMBERS, Rule
 
-JOBS = ("backup", "expire", "check", "drill", "watch")
+JOBS = ("backup", "dump", "expire", "check", "drill", "watch")
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Limits:
 
     Attributes:
         backup_hours: the newest backup.
+        dump_hours: the newest dump; 0 where none are wanted.
         drill_days: the newest successful drill, counted only from the first backup on; 0 for no limit.
         rpo_warning_seconds, rpo_critical_seconds: changes that are in no archive.
     """
 
     backup_hours: float = 26
+    dump_hours: float = 0
     drill_days: float = 9
     rpo_warning_seconds: float = 300
     rpo_critical_seconds: float = 900
@@ -36,7 +38,7 @@ class JobSettings:
     """See the role's variables of the same names.
 
     Attributes:
-        backup_from, drill_on: `primary` or `replica`.
+        backup_from, dump_from, drill_on: `primary` or `replica`.
         apart_hours: no second backup so soon after the newest one.
         check_parts: days in which `check` sees the whole repository.
         drill_directory: scratch place.
@@ -47,6 +49,7 @@ class JobSettings:
     """
 
     backup_from: str = "primary"
+    dump_from: str = "primary"
     drill_on: str = "replica"
     apart_hours: float = 6
     check_parts: int = 7
@@ -70,7 +73,7 @@ def parse(data: Mapping[str, Any]) -> JobSettings:
     checks = tuple((str(check["database"]), str(check["query"])) for check in values.pop("drill_checks", ()))
     command = tuple(str(word) for word in values.pop("notify_command", ()))
     settings = JobSettings(**values, drill_checks=checks, notify_command=command, limits=Limits(**limits))
-    for name in ("backup_from", "drill_on"):
+    for name in ("backup_from", "dump_from", "drill_on"):
         if getattr(settings, name) not in MEMBERS:
             raise Refused(f"{name} is {getattr(settings, name)!r}", remedy=f"Use one of: {', '.join(MEMBERS)}.")
     return settings
@@ -81,6 +84,9 @@ def rule_of(job: str, settings: JobSettings) -> Rule:
     if job == "backup":
         hours = settings.limits.backup_hours
         return Rule(settings.backup_from, settings.apart_hours * HOUR_SECONDS, hours * HOUR_SECONDS)
+    if job == "dump":
+        overdue = (settings.limits.dump_hours or settings.limits.backup_hours) * HOUR_SECONDS
+        return Rule(settings.dump_from, settings.apart_hours * HOUR_SECONDS, overdue)
     if job == "drill":
         days = settings.limits.drill_days or 9
         return Rule(settings.drill_on, 48 * HOUR_SECONDS, days * 24 * HOUR_SECONDS)

@@ -17,8 +17,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetErr
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import Frame, Member
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, Verification
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Verification
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import Dump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectCorrupt, StoreUnavailable
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.files import unpack
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
@@ -37,7 +38,7 @@ class Report:
         wal_files: read and compared.
         frames: likewise.
         problems: sentences; empty when all is well.
-        bad_backups: ids of the backups that have lost something.
+        bad_backups: ids of the backups and dumps that have lost something.
     """
 
     wal_files: int
@@ -131,7 +132,8 @@ def check(shelf: Shelf, *, parts: int, threads: int, day: int | None = None) -> 
         return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % parts == turn
 
     problems: list[str] = []
-    listed = shelf.listed()
+    listed: list[Backup | Dump] = [item.backup for item in shelf.listed()]
+    listed += [item.dump for item in shelf.dumps()]
     bad: set[str] = set()
     wal_files = 0
     with ThreadPoolExecutor(threads) as workers:
@@ -140,7 +142,7 @@ def check(shelf: Shelf, *, parts: int, threads: int, day: int | None = None) -> 
             wal_files += 1
             problems += found
         frames = 0
-        members = (member for item in listed for member in _members(shelf, item.backup, problems, bad))
+        members = (member for one in listed for member in _members(shelf, one, problems, bad))
         wanted = _Frames(members, lambda owner, pack: due(layout.pack_object(shelf.system, owner, pack)))
         for number, found in workers.map(lambda run: _check_run(shelf, run), wanted.runs()):
             frames += number
@@ -152,7 +154,7 @@ def check(shelf: Shelf, *, parts: int, threads: int, day: int | None = None) -> 
     return Report(wal_files, frames, tuple(problems), tuple(sorted(bad)))
 
 
-def _members(shelf: Shelf, backup: Backup, problems: list[str], bad: set[str]) -> Iterator[Member]:
+def _members(shelf: Shelf, backup: Backup | Dump, problems: list[str], bad: set[str]) -> Iterator[Member]:
     try:
         yield from shelf.members(backup)
     except StoreUnavailable:
@@ -221,12 +223,12 @@ def _gaps(shelf: Shelf) -> list[str]:
     ]
 
 
-def _damaged(listed: Iterable[Listed], shelf: Shelf, problems: Iterable[str]) -> set[str]:
+def _damaged(listed: Iterable[Backup | Dump], shelf: Shelf, problems: Iterable[str]) -> set[str]:
     broken = {problem.split(": ", 1)[0] for problem in problems}
     return {
-        item.backup.id
-        for item in listed
-        for owner, numbers in item.backup.packs.items()
+        one.id
+        for one in listed
+        for owner, numbers in one.packs.items()
         for number in numbers
         if layout.pack_object(shelf.system, owner, number) in broken
     }

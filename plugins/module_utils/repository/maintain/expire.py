@@ -14,15 +14,17 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import Dump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectExists
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.retention import (
     Plan,
     Policy,
     needed_packs,
     plan,
+    plan_dumps,
     removable_segments,
 )
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf, Unfinished
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, Segment, kind_of
 
@@ -35,6 +37,7 @@ class Removal:
 
     Attributes:
         decided: the plan for backups.
+        dumps: the plan for dumps.
         listings: catalogue entries and begun-marks; these go first, so that nothing is listed whose data are going.
         objects: the data.
         segments: names of the WAL segments among them.
@@ -43,6 +46,7 @@ class Removal:
     """
 
     decided: Plan
+    dumps: Plan
     listings: tuple[str, ...]
     objects: tuple[str, ...]
     segments: tuple[str, ...]
@@ -52,31 +56,39 @@ class Removal:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
-            "keep": {backup: list(why) for backup, why in self.decided.keep.items()},
-            "remove": list(self.decided.remove),
+            "keep": {one: list(why) for one, why in (*self.decided.keep.items(), *self.dumps.keep.items())},
+            "remove": [*self.decided.remove, *self.dumps.remove],
             "wal_segments": len(self.segments),
             "objects": len(self.listings) + len(self.objects),
             "bytes": self.size,
         }
 
 
-def decide(shelf: Shelf, policy: Policy) -> Removal:
+def decide(shelf: Shelf, policy: Policy, dump_policy: Policy | None = None) -> Removal:
     """What would be deleted now.
+
+    Args:
+        shelf: to look at.
+        policy: for base backups and WAL.
+        dump_policy: for dumps; None for the same.
 
     Raises:
         Refused: nothing may be deleted; see retention.plan.
     """
     now = time.time()
     listed = shelf.listed()
-    decided = _sparing_bases(plan(listed, policy, now), shelf, now)
+    decided = _sparing_bases(plan(listed, policy, now), shelf.unfinished(), now)
     kept = [item.backup for item in listed if item.backup.id in decided.keep]
+    dumped = shelf.dumps()
+    dumps = _sparing_bases(plan_dumps(dumped, dump_policy or policy, now), shelf.unfinished_dumps(), now)
+    stay: list[Backup | Dump] = [*kept, *(item.dump for item in dumped if item.id in dumps.keep)]
     listings = [
         key
-        for backup in decided.remove
+        for backup in (*decided.remove, *dumps.remove)
         for key in (layout.catalog_object(shelf.system, backup), layout.begun_object(shelf.system, backup))
     ]
     objects, size = [], 0
-    for key, stored in _backup_objects(shelf, kept, now):
+    for key, stored in _backup_objects(shelf, stay, now):
         if key not in listings:
             objects.append(key)
         size += stored
@@ -90,7 +102,7 @@ def decide(shelf: Shelf, policy: Policy) -> Removal:
     base = decided.continuous_from
     horizon = int(base.start_lsn) // base.segment_size if base is not None and segments else None
     names = tuple(segment.name for segment in segments)
-    return Removal(decided, tuple(listings), tuple(objects), names, size, horizon)
+    return Removal(decided, dumps, tuple(listings), tuple(objects), names, size, horizon)
 
 
 def carry_out(shelf: Shelf, removal: Removal) -> None:
@@ -113,18 +125,19 @@ def _move_horizon(shelf: Shelf, number: int) -> None:
             store.delete(item.key)
 
 
-def _sparing_bases(decided: Plan, shelf: Shelf, now: float) -> Plan:
+def _sparing_bases(decided: Plan, unfinished: tuple[Unfinished, ...], now: float) -> Plan:
     """A backup that is running may refer to the packs of an older one."""
-    bases = {one.base for one in shelf.unfinished() if one.running(now) and one.base in decided.remove}
+    bases = {one.base for one in unfinished if one.running(now) and one.base in decided.remove}
     if not bases:
         return decided
     keep = {**decided.keep, **{base: ("base of a running backup",) for base in bases if base is not None}}
     return Plan(keep, tuple(backup for backup in decided.remove if backup not in bases), decided.continuous_from)
 
 
-def _backup_objects(shelf: Shelf, kept: list[Backup], now: float) -> Iterator[tuple[str, int]]:
-    """Objects of backups that are neither kept nor running, but for packs that a kept one reads."""
-    stay = {backup.id for backup in kept} | {one.backup for one in shelf.unfinished() if one.running(now)}
+def _backup_objects(shelf: Shelf, kept: list[Backup | Dump], now: float) -> Iterator[tuple[str, int]]:
+    """Objects of backups and dumps that are neither kept nor running, but for packs that a kept one reads."""
+    unfinished = (*shelf.unfinished(), *shelf.unfinished_dumps())
+    stay = {backup.id for backup in kept} | {one.backup for one in unfinished if one.running(now)}
     packs = {layout.pack_object(shelf.system, owner, number) for owner, number in needed_packs(kept)}
     for item in shelf.repository.store.list(f"{shelf.system}/backup/"):
         if item.key.split("/")[2] not in stay and item.key not in packs:

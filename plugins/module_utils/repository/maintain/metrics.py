@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Listed
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import ListedDump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.health import ArchiveState
 
 
-def text(cluster: str, repository: str, listed: Sequence[Listed], state: ArchiveState) -> str:
+def text(
+    cluster: str, repository: str, listed: Sequence[Listed], state: ArchiveState, dumps: Sequence[ListedDump] = ()
+) -> str:
     """One repository's figures.
 
     Args:
@@ -19,6 +22,7 @@ def text(cluster: str, repository: str, listed: Sequence[Listed], state: Archive
         repository: name, becomes a label.
         listed: backups, oldest first.
         state: of the archive.
+        dumps: oldest first; not those that were taken out of backups.
     """
     labels = f'cluster="{cluster}",repository="{repository}"'
     view = next((one for one in state.repositories if one.name == repository), None)
@@ -27,6 +31,7 @@ def text(cluster: str, repository: str, listed: Sequence[Listed], state: Archive
     good = [item.verified for item in listed if item.verified and item.verified.good]
     drills = [verified for verified in good if verified.how == "drill"]
     last_drill = max(drills, key=lambda one: one.time, default=None)
+    dumped = [item for item in dumps if item.dump.origin is None]
     figures: dict[str, tuple[str, float | None]] = {
         "backup_last_time_seconds": ("when the newest backup ended", newest.stop_time if newest else 0),
         "backup_size_bytes": ("size of the newest backup's files", newest.size if newest else None),
@@ -42,6 +47,9 @@ def text(cluster: str, repository: str, listed: Sequence[Listed], state: Archive
             "how long that restore took",
             last_drill.figures.get("rto_seconds") if last_drill else None,
         ),
+        "dumps": ("logical dumps in the repository", len(dumped)),
+        "dumps_bad": ("dumps that failed a verification", sum(item.bad for item in dumped)),
+        "dump_last_time_seconds": ("when the newest dump ended", dumped[-1].stop_time if dumped else None),
         "wal_archiving": ("1 when WAL is archived as configured", float(state.archiving)),
         "wal_archived_time_seconds": ("when the newest WAL arrived", state.archived_time),
         "wal_rpo_seconds": ("greatest age of changes that are in no archive", state.rpo_seconds),
