@@ -47,8 +47,10 @@ test: $(READY) ## All of the above and the setup tests: a few minutes per part
 test-sanity: $(READY) ## ansible-test sanity with every supported ansible-core
 	@tools/sanity --all
 
-test-faults: hosts ## Every fault, the slow ones too, and the test hosts themselves
-	@status=0; $(BIN)/pytest tests/hosts tests/faults tests/setup || status=1; $(RUN) long-molecule || status=1; exit $$status
+test-faults: hosts ## Every fault, the slow ones too, and the test hosts themselves; figures go to docs/faults.md
+	@rm -f .cache/results/faults.json
+	@status=0; $(BIN)/pytest tests/hosts tests/faults tests/setup || status=1; $(BIN)/python tests/faults/table.py || status=1; \
+	  $(RUN) long-molecule || status=1; exit $$status
 
 bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH=tests/benchmarks/NAME
 	@set -e; for benchmark in $(or $(BENCH),$(wildcard tests/benchmarks/bench_*.py)); do \
