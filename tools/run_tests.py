@@ -49,8 +49,7 @@ PARTS: dict[str, list[str]] = {
 }
 # Where Molecule notes what it has done with the hosts. After a killed run they would let the next one leave out a step.
 MOLECULE_NOTES = CHECKOUT / ".cache" / "molecule-notes"
-# What `make test` leaves to `make test-faults`: the fault lists, scenarios that cut power, and those with backups.
-LEFT_TO_FAULTS = ("faults",)
+# Scenarios that `make test` leaves to `make test-faults`: they cut power, or take backups.
 LONG_SCENARIOS = ("backup", "disaster_recovery", "failover", "rejoin", "restore")
 LINT = ("ansible-lint", "yamllint", "shellcheck", "ruff", "ruff-format", "mypy")
 
@@ -158,7 +157,7 @@ def table(results: list[Result]) -> str:
 
 
 def main() -> int:
-    chosen = expand(sys.argv[1:] or [part for part in PARTS if part not in LEFT_TO_FAULTS])
+    chosen = expand(sys.argv[1:] or list(PARTS))
     signal.signal(signal.SIGTERM, interrupt)
     os.environ["MOLECULE_EPHEMERAL_DIRECTORY"] = str(MOLECULE_NOTES)
     RESULTS.mkdir(parents=True, exist_ok=True)

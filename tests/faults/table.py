@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 FIGURES = CHECKOUT / ".cache/results/faults.json"
 PAGE = CHECKOUT / "docs/faults.md"
 BEGIN, END = "<!-- figures begin -->", "<!-- figures end -->"
-LISTS = {"S": "Switchover", "F": "Failover", "R": "Rejoin"}
+LISTS = {"S": "Switchover", "F": "Failover", "R": "Rejoin", "A": "WAL archive", "B": "Backups"}
 
 
 def row_of(test: str) -> tuple[str, str, str]:
@@ -26,9 +26,8 @@ def row_of(test: str) -> tuple[str, str, str]:
     file, _, name = test.partition("::")
     name = name.partition("[")[0].removeprefix("test_")
     numbered = re.match(r"([sfr]\d\d)_(.*)", name)
-    of_file = file.removeprefix("test_")[0].upper()
     if numbered is None:
-        return (of_file if of_file in LISTS else "S"), "", name.replace("_", " ")
+        return file.removeprefix("test_")[0].upper(), "", name.replace("_", " ")
     return numbered[1][0].upper(), numbered[1].upper(), numbered[2].replace("_", " ")
 
 
@@ -38,8 +37,8 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     for test, figure in figures.items():
         rows.setdefault(row_of(test), []).append(figure)
     lines = []
-    for letter, title in LISTS.items():
-        lines += [f"### {title} (list {letter})", ""]
+    for letter in sorted({row[0] for row in rows}, key="SFR".find):
+        lines += [f"### {LISTS.get(letter, 'Others')} (list {letter})", ""]
         lines += ["| scenario | what is shown | outcome | seconds | acknowledged rows | lost | twice |"]
         lines += ["|---|---|---|---:|---:|---:|---:|"]
         for (of_list, scenario, sentence), variants in sorted(rows.items()):

@@ -428,6 +428,7 @@ def test_s09_the_worker_outlives_whoever_started_it(cluster: Cluster) -> None:
     assert cluster.primaries() == ["pg2"]
 
 
+@pytest.mark.slow
 def test_the_pause_does_not_grow_with_the_number_of_replicas() -> None:
     """2 and 6 replicas; the machine's noise is larger than the difference, so only a gross growth fails."""
     pauses = {}
