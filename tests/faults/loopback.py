@@ -119,7 +119,7 @@ class LoopbackCluster:
 
     def plan(self, **orders: Any) -> FailoverPlan:
         """What the playbook would decide now."""
-        return plan_failover("orders", self.members(), self.look(), Orders(**orders))
+        return plan_failover("orders", self.members(), self.look(), Orders(**orders), now=time.time())
 
     def request(self, *rungs: Rung, **orders: Any) -> tuple[FailoverPlan, FailoverRequest | None]:
         """What the playbook would decide now, and the order that the worker would get."""

@@ -21,6 +21,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import 
 
 DEFAULT_PRIORITY = 100
 DEFAULT_MAXIMUM_LOSS_BYTES = 1 << 20
+# A promotion writes a history file and begins a segment of 16 MiB; clients write at once.
+MINIMUM_FREE_MB = 64
 
 _FIRST = TimelineHistory.first()
 _NOWHERE = Lsn(0)
@@ -38,6 +40,7 @@ class Standing(Record):
         serves_end: the end that it would send to another standby. Less than `end` after a restart without upstream:
             a walsender on a standby sends what was received or replayed, not what merely lies on disk.
         priority: higher is preferred among equals; 0 means never without being named.
+        free_mb: MiB free for its data directory; None where nobody looked.
         paused, delay_seconds: replay is paused, or delayed by recovery_min_apply_delay.
     """
 
@@ -49,11 +52,19 @@ class Standing(Record):
     end: Lsn = _NOWHERE
     serves_end: Lsn = _NOWHERE
     priority: int = DEFAULT_PRIORITY
+    free_mb: int | None = None
     paused: bool = False
     delay_seconds: float = 0.0
 
     @classmethod
-    def of(cls, facts: MemberFacts, *, priority: int = DEFAULT_PRIORITY, on_disk_end: Lsn | None = None) -> Standing:
+    def of(
+        cls,
+        facts: MemberFacts,
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        on_disk_end: Lsn | None = None,
+        free_mb: int | None = None,
+    ) -> Standing:
         """The standing of a member.
 
         Args:
@@ -61,6 +72,7 @@ class Standing(Record):
             priority: from the inventory.
             on_disk_end: end of the last readable record in its pg_wal, where somebody looked. It matters when the
                 standby was restarted after the primary's death: receive_lsn is NULL then.
+            free_mb: MiB free for its data directory.
         """
         if not facts.is_standby:
             state = "it is not in recovery" if facts.state == "running" else f"it is {facts.state}"
@@ -78,6 +90,7 @@ class Standing(Record):
             end=max(serves, on_disk_end or serves),
             serves_end=serves,
             priority=priority,
+            free_mb=free_mb,
             paused=bool(facts.replay_paused),
             delay_seconds=facts.apply_delay_seconds or 0.0,
         )
@@ -87,6 +100,8 @@ class Standing(Record):
         """Why it is not promoted without being named; None where nothing speaks against it."""
         if self.priority <= 0:
             return "its priority is 0 (never promote)"
+        if self.free_mb is not None and self.free_mb < MINIMUM_FREE_MB:
+            return f"its disk is full ({self.free_mb} MiB free): a promotion writes"
         if self.paused:
             return "its replay is paused"
         if self.delay_seconds > 0:

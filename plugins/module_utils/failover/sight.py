@@ -9,12 +9,14 @@ One run per host, all hosts at once, gives `confirm.py` its vantage points and `
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import journal
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.confirm import FRESH_SECONDS, Probe, Stream
@@ -76,11 +78,12 @@ def look(
         second or first,
         _stream(first, second),
         end,
-        *_promoting(newest),
+        *_promoting(newest, second or first, state_directory),
         _last_failover(state_directory, cluster),
         (state_directory / "fenced.json").exists(),
         *_lowered(newest),
         instance.unit if instance is not None else None,
+        _free_mb(instance),
     )
 
 
@@ -169,6 +172,12 @@ def _end_on_disk(instance: Instance, facts: MemberFacts) -> Lsn | None:
     return wal_end(instance, facts.timeline, start)
 
 
+def _free_mb(instance: Instance | None) -> int | None:
+    if instance is None or not instance.data_directory.is_dir():
+        return None
+    return shutil.disk_usage(instance.data_directory).free // 2**20
+
+
 def _newest(directory: Path, cluster: str) -> journal.Progress | None:
     """Of this cluster's failovers that this host carried out, the last one."""
     for path in reversed(journal.journals(directory)):
@@ -178,9 +187,19 @@ def _newest(directory: Path, cluster: str) -> journal.Progress | None:
     return None
 
 
-def _promoting(newest: journal.Progress | None) -> tuple[str | None, str | None]:
-    candidate = promoting(newest) if newest else None
-    return (candidate, newest.request["request"]["old"]["name"]) if newest and candidate else (None, None)
+def _promoting(
+    newest: journal.Progress | None, own: MemberFacts | None, directory: Path
+) -> tuple[str | None, str | None]:
+    """Also of a worker that came to its end where the playbook did not, and this host is the primary it made."""
+    if newest is None:
+        return None, None
+    request = newest.request["request"]
+    candidate = promoting(newest)
+    if candidate is None and newest.end is not None and newest.end.get("state") in ("ok", "degraded"):
+        told = _last(directory, request["cluster"]).get("operation", request["operation"])
+        if told != request["operation"] and own is not None and own.is_primary:
+            candidate = own.name if own.name == newest.state.get("candidate") else None
+    return (candidate, request["old"]["name"]) if candidate else (None, None)
 
 
 def _lowered(newest: journal.Progress | None) -> tuple[str | None, str | None]:
@@ -195,8 +214,19 @@ def last_failover_file(directory: Path, cluster: str) -> Path:
     return directory / f"{cluster}-last.json"
 
 
+def _last(directory: Path, cluster: str) -> dict[str, Any]:
+    """The record; one without an operation where there is none, or none that can be read."""
+    try:
+        record: dict[str, Any] = json.loads(last_failover_file(directory, cluster).read_text())
+    except FileNotFoundError:
+        return {"operation": None}
+    except (OSError, ValueError):
+        return {}
+    return record
+
+
 def _last_failover(directory: Path, cluster: str) -> float | None:
     try:
-        return float(json.loads(last_failover_file(directory, cluster).read_text())["ended"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(_last(directory, cluster)["ended"])
+    except (ValueError, KeyError, TypeError):
         return None

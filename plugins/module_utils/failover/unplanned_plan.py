@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -104,7 +103,7 @@ class FailoverPlan(Record):
 
 
 def plan_failover(
-    cluster: str, members: Sequence[Member], sights: Sequence[Sight], orders: Orders, *, now: float | None = None
+    cluster: str, members: Sequence[Member], sights: Sequence[Sight], orders: Orders, *, now: float
 ) -> FailoverPlan:
     """Make the plan. All reasons to refuse are collected, not only the first.
 
@@ -134,7 +133,7 @@ def plan_failover(
             "finish",
             lost,
             worker=begun.vantage,
-            request=_request(cluster, lost, members, facts, sights, orders, None),
+            request=replace(_request(cluster, lost, members, facts, sights, orders, None), finish=True),
             reason=f"an interrupted failover had made {primary} the primary already",
         )
     confirmation = _confirmation(primary, facts, sights, cluster)
@@ -159,7 +158,7 @@ def plan_failover(
             lambda: refuse_within_cooldown(
                 cluster,
                 ends,
-                time.time() if now is None else now,
+                now,
                 cooldown_seconds=orders.cooldown_seconds,
                 overridden_for=orders.ignore_cooldown,
             ),
@@ -247,7 +246,11 @@ def _request(
 ) -> FailoverRequest:
     ends = {sight.vantage: sight.wal_end for sight in sights}
     rule, commit = last_known_rule(primary, facts.values())
-    placed = {member.name: replace(member, on_disk_end=ends.get(member.name)) for member in members}
+    free = {sight.vantage: sight.free_mb for sight in sights}
+    placed = {
+        member.name: replace(member, on_disk_end=ends.get(member.name), free_mb=free.get(member.name))
+        for member in members
+    }
     rungs: tuple[fencing.Rung, ...] = ()
     if orders.operator_fenced == primary:
         rungs = (fencing.Rung("operator", fencing.CONFIRMED, (f"the operator has seen {primary} off",)),)
@@ -274,7 +277,9 @@ def _on_primary_disk(primary: str, facts: dict[str, MemberFacts], ends: dict[str
 
 def _preview(request: FailoverRequest, facts: dict[str, MemberFacts]) -> Election:
     standings = [
-        Standing.of(facts[member.name], priority=member.priority, on_disk_end=member.on_disk_end)
+        Standing.of(
+            facts[member.name], priority=member.priority, on_disk_end=member.on_disk_end, free_mb=member.free_mb
+        )
         for member in request.replicas
     ]
     return elect(

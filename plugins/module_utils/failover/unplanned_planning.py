@@ -24,6 +24,7 @@ def plan_info(params: Mapping[str, Any], _check_mode: bool) -> Outcome:
         [record_of(Member, member) for member in params["members"]],
         [record_of(Sight, sight) for sight in params["sights"]],
         record_of(Orders, params["orders"]),
+        now=time.time(),
     )
     operation = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{params['cluster']}"
     return Outcome(False, {"plan": plan.to_dict(), "report": report(params["cluster"], plan), "operation": operation})

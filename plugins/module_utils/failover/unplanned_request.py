@@ -23,6 +23,7 @@ class Member(Record):
         priority: see `election.Standing`.
         on_disk_end: end of the write-ahead log on its disk, where somebody looked.
         conninfo: how to reach it, without password; None takes the fleet's account and certificates.
+        free_mb: MiB free for its data directory, where somebody looked.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Member(Record):
     priority: int = DEFAULT_PRIORITY
     on_disk_end: Lsn | None = None
     conninfo: str | None = None
+    free_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class FailoverRequest(Record):
         synchronous_commit: last known.
         last_known: furthest end of the old primary's write-ahead log that it told anybody.
         on_primary_disk: end of the write-ahead log on its disk, where its host could be reached.
+        finish: the candidate is the primary already; go on with the failover that made it so, also one that ended.
         replication_conninfo: for replicas whose primary_conninfo is not known any more, without host, port and
             application_name; None takes the fleet's account and certificates.
     """
@@ -80,6 +83,7 @@ class FailoverRequest(Record):
     synchronous_commit: str | None = None
     last_known: Lsn | None = None
     on_primary_disk: Lsn | None = None
+    finish: bool = False
     replication_conninfo: str | None = None
     budgets: Budgets = Budgets()
 

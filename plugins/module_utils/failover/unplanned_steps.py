@@ -150,7 +150,10 @@ def choose(run: Run) -> dict[str, Any]:
     for member in request.replicas:
         if member.name in frozen:
             facts = run.world.replica(member.name).facts()
-            standings.append(Standing.of(facts, priority=member.priority, on_disk_end=member.on_disk_end))
+            standing = Standing.of(
+                facts, priority=member.priority, on_disk_end=member.on_disk_end, free_mb=member.free_mb
+            )
+            standings.append(standing)
         else:
             error = failed.get(member.name, "no answer")
             standings.append(Standing(member.name, asked=False, error=error, priority=member.priority))

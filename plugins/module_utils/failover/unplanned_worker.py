@@ -90,7 +90,8 @@ def _earlier(request: FailoverRequest, directory: Path) -> Progress | None:
         order = progress.request.get("request", {})
         if order.get("cluster") != request.cluster:
             continue
-        open_end = progress.end is None or progress.end["state"] == "needs_operator"
+        finishing = request.finish and progress.end is not None and progress.end["state"] in ("ok", "degraded")
+        open_end = finishing or progress.end is None or progress.end["state"] == "needs_operator"
         return progress if open_end and order["old"]["name"] == request.old.name else None
     return None
 

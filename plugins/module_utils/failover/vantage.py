@@ -45,6 +45,7 @@ class Sight(Record):
         lowered_synchronous, synchronous_before: what the last failover made of synchronous_standby_names, by a journal
             here, because too few standbys were left.
         unit: of systemd, of the instance on this host.
+        free_mb: MiB that are free for its data directory.
     """
 
     vantage: str
@@ -60,3 +61,4 @@ class Sight(Record):
     lowered_synchronous: str | None = None
     synchronous_before: str | None = None
     unit: str | None = None
+    free_mb: int | None = None

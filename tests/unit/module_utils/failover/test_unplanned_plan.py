@@ -197,3 +197,21 @@ def test_every_plan_goes_through_json_and_back(state: str) -> None:
     assert found.action == state
     assert FailoverPlan.from_dict(found.to_dict()) == found
     assert report("orders", found)[0].startswith("Failover of cluster orders: ")
+
+
+def test_a_worker_that_ended_without_its_playbook_is_finished_not_refused_as_alive() -> None:
+    primary = MemberFacts("n2", "192.0.2.2", state="running", in_recovery=False, timeline=2)
+    found = plan(Sight("n2", "replica", (), primary, promoting="n2", promoting_from="n1"), sight(standby("n3")))
+    assert (found.action, found.primary, found.worker) == ("finish", "n1", "n2")
+    assert found.request is not None
+    assert found.request.finish
+
+
+def test_a_replica_whose_disk_is_full_is_not_promoted_without_being_named() -> None:
+    full = replace(sight(standby("n2")), free_mb=3)
+    room = replace(sight(standby("n3")), free_mb=5000)
+    found = plan(full, room)
+    assert found.election is not None
+    assert found.election.candidate == "n3"
+    assert "its disk is full (3 MiB free)" in dict(found.election.ranking)["n2"]
+    assert codes(plan(full, replace(room, free_mb=0))) == ["only_reserved"]
