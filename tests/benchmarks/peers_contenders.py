@@ -9,11 +9,13 @@ primary has lost its power, and takes the old primary back. Which host is the pr
 
 from __future__ import annotations
 
+import io
 import secrets
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,11 @@ def _writable(conninfo: str) -> bool:
         return False
 
 
+def _quiet() -> redirect_stdout[io.StringIO]:
+    """Playbooks say a lot, and what they said is in the exception of one that failed."""
+    return redirect_stdout(io.StringIO())
+
+
 class Fleet(Contender):
     """dbops.fleet as setup.yml makes it, with the power commands of the test hosts as the fence of failover.yml."""
 
@@ -125,7 +132,8 @@ class Fleet(Contender):
         self._cluster = HostCluster(hosts, directory, poolers=POOLERS)
 
     def set_up(self) -> None:
-        self._cluster.set_up()
+        with _quiet():
+            self._cluster.set_up()
         self.routes = {"PgBouncer": self._cluster.through_poolers()}
 
     def switch_over(self, candidate: str) -> None:
@@ -139,10 +147,12 @@ class Fleet(Contender):
 
     def make_synchronous(self) -> None:
         self._cluster = HostCluster(self.hosts, self.directory, poolers=POOLERS, synchronous=True)
-        self._cluster.set_up(fresh=False)
+        with _quiet():
+            self._cluster.set_up(fresh=False)
 
     def _play(self, playbook: str, **variables: Any) -> None:
-        done = self._cluster.play(playbook, **variables)
+        with _quiet():
+            done = self._cluster.play(playbook, **variables)
         if not done.ok:
             raise SystemExit(f"{playbook}.yml failed: {done.text[-5000:]}")
 
