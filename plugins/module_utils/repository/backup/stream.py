@@ -112,8 +112,10 @@ class BaseBackupStream:
             elif kind == b"m":
                 manifest = True
         self.stop_lsn = Lsn.parse(_value(self._result(), 0, 0))
-        while self._connection.get_result() is not None:
-            pass
+        # Pages with a wrong checksum are reported as an error behind the end position.
+        while (rest := self._connection.get_result()) is not None:
+            if rest.status == self._pq.ExecStatus.FATAL_ERROR:
+                raise self._failure(rest.error_message)
 
     def close(self) -> None:
         self._connection.finish()
