@@ -74,6 +74,7 @@ class Origin(Record):
         last_commit: when the last transaction in it was committed, as text; None when none was replayed.
         what: for people, such as `public.invoice of orders`.
         notes: what was left out, sentences.
+        mark: comment of the new schema, by which a load that was done is known again.
     """
 
     backup: str
@@ -81,6 +82,7 @@ class Origin(Record):
     last_commit: str | None
     what: str
     notes: tuple[str, ...] = ()
+    mark: str = ""
 
 
 @dataclass(frozen=True)

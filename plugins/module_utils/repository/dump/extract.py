@@ -21,6 +21,7 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout, server
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import Dump, DumpedDatabase, Origin
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.isolate import isolate
@@ -146,10 +147,11 @@ def _dump_copy(
             with server.connected(copy) as session:
                 (database,) = choose(Wanted((request.database,)), existing(session))
             notes: tuple[str, ...] = ()
+            mark = f"Taken by dbops out of {report['backup']} on {shown(time.time())}"
             if request.schema:
                 with server.connected(copy, database=request.database) as session:
-                    notes = isolate(session, schema=request.schema, tables=request.tables, into=into)
-            origin = Origin(report["backup"], report["replayed_to"], report["last_commit"], request.what, notes)
+                    notes = isolate(session, schema=request.schema, tables=request.tables, into=into, mark=mark)
+            origin = Origin(report["backup"], report["replayed_to"], report["last_commit"], request.what, notes, mark)
             source = Source(Place.of(copy), "backup", origin)
             wanted = Wanted((request.database,), globals=False)
             dumped: tuple[DumpedDatabase, ...] = (replace(database, schema=into),)

@@ -49,7 +49,7 @@ select quote_ident(e.extname) as name from pg_extension e join pg_namespace n on
 """
 
 
-def isolate(session: Any, *, schema: str, tables: tuple[str, ...], into: str) -> tuple[str, ...]:
+def isolate(session: Any, *, schema: str, tables: tuple[str, ...], into: str, mark: str) -> tuple[str, ...]:
     """Move a schema, or tables of it, to a new schema, freed from what ties it to the rest.
 
     Args:
@@ -57,6 +57,7 @@ def isolate(session: Any, *, schema: str, tables: tuple[str, ...], into: str) ->
         schema: that has them.
         tables: empty for the whole schema.
         into: the new schema.
+        mark: its comment.
 
     Returns:
         What was left out, as sentences.
@@ -71,9 +72,9 @@ def isolate(session: Any, *, schema: str, tables: tuple[str, ...], into: str) ->
         raise OperationFailed(f"The backup has a schema {into} already", remedy="Choose another name.")
     # So that every name that the queries give has its schema with it.
     session.execute("set search_path to pg_catalog")
-    if tables:
-        return _move_tables(session, schema, tables, into)
-    return _rename_schema(session, schema, into)
+    notes = _move_tables(session, schema, tables, into) if tables else _rename_schema(session, schema, into)
+    session.execute(f"comment on schema {_quoted(into)} is '{mark}'")
+    return notes
 
 
 def _move_tables(session: Any, schema: str, tables: tuple[str, ...], into: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace as replace_in
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
@@ -18,6 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan i
     is_list_setting,
     load,
     locale_options,
+    mark,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.programs import Place
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import only_one
@@ -34,10 +36,11 @@ def plan(config: Config, dump: Dump, *, database: str | None, into: str | None, 
         row = session.execute("select pg_is_in_recovery() as standby").fetchone()
         if row["standby"]:
             raise Refused("This server is a standby: nothing can be loaded into it", remedy="Load on the primary.")
-        names = [row["datname"] for row in session.execute("select datname from pg_database").fetchall()]
+        query = "select datname, shobj_description(oid, 'pg_database') as comment from pg_database"
+        names = {row["datname"]: row["comment"] for row in session.execute(query).fetchall()}
         decided = load(dump, database, into, names, replace=replace)
         owner = decided.database.definition.owner
-        if owners and not decided.schema:
+        if owners and not decided.schema and not decided.loaded:
             known = session.execute("select from pg_roles where rolname = %s", (owner,)).fetchone() is not None
             if not known:
                 raise Refused(
@@ -46,7 +49,10 @@ def plan(config: Config, dump: Dump, *, database: str | None, into: str | None, 
                 )
     if decided.schema:
         with server.connected(config, database=decided.into) as session:
-            taken = session.execute("select from pg_namespace where nspname = %s", (decided.schema,)).fetchone()
+            query = "select obj_description(oid, 'pg_namespace') as comment from pg_namespace where nspname = %s"
+            taken = session.execute(query, (decided.schema,)).fetchone()
+        if taken is not None and taken["comment"] == mark(dump):
+            return replace_in(decided, loaded=True)
         if taken is not None:
             raise Refused(
                 f"{decided.into} has a schema {decided.schema} already; nothing was changed",
@@ -70,7 +76,9 @@ def restore(config: Config, shelf: Shelf, dump: Dump, decided: Load, *, owners: 
     """
     started = time.monotonic()
     with only_one(config, "load of a dump"):
-        if decided.schema:
+        if decided.loaded:
+            pass  # by a run whose caller went away
+        elif decided.schema:
             _load_schema(config, shelf, dump, decided, owners=owners)
         else:
             _load_database(config, shelf, dump, decided, owners=owners)
@@ -102,6 +110,7 @@ def _load_database(config: Config, shelf: Shelf, dump: Dump, decided: Load, *, o
             with server.connected(config, database=decided.loading) as inside:
                 inside.execute("analyze")
             _configure(session, decided.loading, definition, owners=owners)
+            session.execute(f"comment on database {_quoted(decided.loading)} is '{mark(dump)}'")
         except BaseException:
             session.execute(f"drop database if exists {_quoted(decided.loading)} with (force)")
             raise

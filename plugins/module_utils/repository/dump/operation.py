@@ -79,7 +79,7 @@ def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
             report = decided.to_dict(dump)
         else:
             report = loading.restore(config, shelf, dump, decided, owners=params["owners"])
-    return Outcome(True, {"report": report}, after=report)
+    return Outcome(not decided.loaded, {"report": report}, after=None if decided.loaded else report)
 
 
 def extract(params: dict[str, Any], check_mode: bool) -> Outcome:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ class Load:
         schema: the new schema; empty when a whole database is made.
         loading: name of the database while it is incomplete.
         aside: the name that a database called `into` gets first; None when there is none.
+        loaded: it was loaded already, there is nothing to do.
     """
 
     database: DumpedDatabase
@@ -71,6 +72,7 @@ class Load:
     schema: str
     loading: str
     aside: str | None = None
+    loaded: bool = False
 
     def to_dict(self, dump: Dump) -> dict[str, Any]:
         """JSON-able."""
@@ -127,7 +129,7 @@ def find(listed: Sequence[ListedDump], identifier: str | None, database: str | N
 
 
 def load(
-    dump: Dump, database: str | None, into: str | None, existing: Collection[str], *, replace: bool = False
+    dump: Dump, database: str | None, into: str | None, existing: Mapping[str, str | None], *, replace: bool = False
 ) -> Load:
     """Decide where a dump goes.
 
@@ -135,7 +137,7 @@ def load(
         dump: to load from.
         database: in it; may be left out when there is only one.
         into: name of the new database; None for the old one's with `_restored` behind it.
-        existing: names of the databases of the server.
+        existing: databases of the server with their comments.
         replace: move a database of that name aside.
 
     Raises:
@@ -147,6 +149,8 @@ def load(
         return _load_schema(dump, chosen, into, existing, replace=replace)
     name = into or f"{chosen.name}_restored"
     _refuse_name(name)
+    if not replace and existing.get(name) == mark(dump):
+        return Load(chosen, name, "", loading, loaded=True)
     if name not in existing:
         return Load(chosen, name, "", loading)
     if not replace:
@@ -162,7 +166,7 @@ def load(
 
 
 def _load_schema(
-    dump: Dump, chosen: DumpedDatabase, into: str | None, existing: Collection[str], *, replace: bool
+    dump: Dump, chosen: DumpedDatabase, into: str | None, existing: Mapping[str, str | None], *, replace: bool
 ) -> Load:
     target = into or chosen.name
     if replace:
@@ -173,6 +177,13 @@ def _load_schema(
             remedy=f"There are: {', '.join(sorted(existing))}.",
         )
     return Load(chosen, target, chosen.schema, "")
+
+
+def mark(dump: Dump) -> str:
+    """The comment of what was loaded from this dump. It tells people, and a second try, where it comes from."""
+    if dump.origin is not None and dump.origin.mark:
+        return dump.origin.mark
+    return f"Loaded by dbops from dump {dump.id}"
 
 
 def _one(dump: Dump, database: str | None) -> DumpedDatabase:

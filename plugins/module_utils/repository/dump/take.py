@@ -190,7 +190,7 @@ def only_one(config: Config, what: str) -> Iterator[None]:
     """One of these at a time on this host. The lock goes with the process, however it ends."""
     state = Path(config.state_directory)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state / f"{what}.lock").open("w") as file:
+    with (state / f"{what.replace(' ', '-')}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
