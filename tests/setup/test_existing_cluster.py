@@ -70,6 +70,8 @@ def test_reports_a_host_that_cannot_be_reached_and_leaves_the_rest_alone(orders:
         assert served_by(orders, "orders") == orders.hosts.address("pg1")
         # Readers are served by the primary meanwhile.
         assert served_by(orders, "orders_ro") == orders.hosts.address("pg1")
+    # Logins work before the end of the boot, which starts PostgreSQL.
+    orders.hosts.ssh("pg2", "systemctl is-system-running --wait || true")
     run = orders.setup()
     assert run.ok
     assert served_by(orders, "orders_ro") == orders.hosts.address("pg2")
