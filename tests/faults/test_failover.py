@@ -191,6 +191,32 @@ def test_f15_only_a_replica_that_is_never_to_be_promoted_is_left(servers: Server
     assert cluster.fail_over(OFF, candidate="n2")["state"] == "ok"
 
 
+def test_f24_another_site_is_not_promoted_while_nobody_knows_what_the_main_site_does(
+    servers: Servers, tmp_path: Path
+) -> None:
+    """n1 and n2 are the main site, alive behind a cut; n3 is the other site's replica, which is never first choice."""
+    cluster = LoopbackCluster(servers, tmp_path)
+    cluster.priorities["n3"] = 0
+    cluster.n1.sql("INSERT INTO acked SELECT generate_series(1, 100)")
+    cluster.wait_for_replicas()
+    n2, n3 = cluster.servers["n2"], cluster.servers["n3"]
+    cluster.n1.freeze()
+    n2.freeze()
+    cluster.cut |= {"n1", "n2"}
+    assert set(cluster.fail_over()["refusals"]) & {"data_loss", "only_reserved"}
+    # Named, and with consent to lose: still nobody has seen the main site off.
+    end = cluster.fail_over(candidate="n3", accept_data_loss="orders")
+    assert end["state"] == "refused"
+    assert end["details"]["code"] == "fencing_unconfirmed"
+    end = cluster.fail_over(candidate="n3", accept_data_loss="orders", without_fence="orders")
+    assert end["state"] == "degraded", end
+    assert end["record"]["election"]["consented"]
+    assert end["record"]["fence"]["manual"]
+    assert n3.value("SELECT count(*) FROM acked") == 100
+    for server in (cluster.n1, n2):
+        server.kill()
+
+
 def test_f16_commits_do_not_wait_for_members_that_are_gone(servers: Servers, tmp_path: Path) -> None:
     cluster = LoopbackCluster(servers, tmp_path, synchronous_standby_names="FIRST 1 (n1, n2)", replicas=1)
     cluster.n1.kill()

@@ -9,15 +9,34 @@ The tests are one story, in their order: each begins with the cluster as the one
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.dbops.fleet.tests.faults.on_hosts import HostCluster, Hosts, PowerCut, cut_power_under_load
+from ansible_collections.dbops.fleet.tests.faults.load import Load
+from ansible_collections.dbops.fleet.tests.faults.on_hosts import (
+    HostCluster,
+    Hosts,
+    Play,
+    Playing,
+    PowerCut,
+    cut_power_under_load,
+)
 from ansible_collections.dbops.fleet.tests.integration.servers import wait_until
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A failover that was struck: the primary that was lost, how the first run ended, and how the last."""
+
+    old: str
+    first: Play
+    last: Play
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +51,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
         cluster.set_up()
         yield cluster
     finally:
-        hosts.tool("down")
+        # FLEET_FAULTS_KEEP leaves them to whoever has to look at what is wrong.
+        if not os.environ.get("FLEET_FAULTS_KEEP"):
+            hosts.tool("down")
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +112,198 @@ def test_r02_the_old_primary_rejoins_and_a_second_run_changes_nothing(fleet: Hos
     assert again.ok, again.text
     assert not any(result["changed"] for result in again.record.values())
     assert "changed=1" not in again.text
+
+
+# --- struck in the middle ---
+
+
+def struck(fleet: HostCluster, strike: Callable[[Playing], object], *, before: Callable[[], bool]) -> Struck:
+    """Cut the primary's power under load, fail over, strike when `before` says so, mend, and run it again."""
+    mend(fleet)
+    old = fleet.primary()
+    others = [name for name in (*fleet.members, *fleet.poolers) if name != old]
+    for name in others:
+        fleet.hosts.ssh(name, "touch /run/before")
+    with Load(fleet.through_poolers(), clients=8) as load:
+        fleet.hosts.power_off(old)
+        playing = fleet.start("failover")
+        wait_until(lambda: before() or playing.process.poll() is not None, "the moment to strike", 60)
+        strike(playing)
+        first = playing()
+        fleet.hosts.up(*others)
+        last = first
+        for _ in range(4):
+            if last.state in ("ok", "degraded"):
+                break
+            last = fleet.play("failover")
+        wait_until(lambda: fleet.written_to() == fleet.hosts.address(fleet.primary()), "clients to be let go", 30)
+    report = load.report(fleet.through_poolers()[0])
+    print(f"first {first.state}, then {last.state}: {last.record.get('reason')}")
+    assert last.state in ("ok", "degraded"), last.text
+    assert fleet.primary() != old
+    assert report.acknowledged > 50
+    assert (report.lost, report.duplicated) == (0, 0)
+    return Struck(old, first, last)
+
+
+def mend(fleet: HostCluster) -> None:
+    """All hosts up and all members in the cluster."""
+    fleet.hosts.up(*fleet.members, *fleet.poolers)
+    # A member that boots may take a moment until it is to be seen.
+    wait_until(lambda: len(fleet.primaries()) == 1, "one primary", 60)
+    done = fleet.play("rejoin")
+    assert done.ok, done.text
+
+
+def newer(fleet: HostCluster, name: str, files: str) -> bool:
+    """Whether a host has such a file that is younger than /run/before."""
+    try:
+        return bool(fleet.hosts.ssh(name, f"find {files} -newer /run/before 2>/dev/null || true", timeout=6).strip())
+    except (subprocess.SubprocessError, OSError):
+        return False
+
+
+def worker_began(fleet: HostCluster) -> bool:
+    journals = "/var/lib/dbops-fleet/failover -name '*.jsonl'"
+    return any(newer(fleet, name, journals) for name in fleet.members)
+
+
+def held(fleet: HostCluster) -> bool:
+    return newer(fleet, "pool1", "/run/dbops-fleet/deadman -name 'failover*.json'")
+
+
+def test_f02_a_playbook_killed_while_clients_are_held_is_run_again(fleet: HostCluster) -> None:
+    struck(fleet, Playing.kill, before=lambda: held(fleet))
+
+
+def test_f02_a_playbook_killed_when_its_worker_began_is_finished_by_a_rerun(fleet: HostCluster) -> None:
+    done = struck(fleet, Playing.kill, before=lambda: worker_began(fleet))
+    assert done.last.record["plan"]["action"] in ("finish", "fail_over")
+
+
+def test_f02_a_controller_that_loses_its_network_goes_on_when_it_is_back(fleet: HostCluster) -> None:
+    hosts = fleet.hosts
+
+    def strike(_playing: Playing) -> None:
+        for name in (*fleet.members, *fleet.poolers):
+            hosts.tool("cut", name, "--from", "controller")
+
+    struck(fleet, strike, before=lambda: worker_began(fleet))
+
+
+@pytest.mark.parametrize("victim", ["the worker's host", "sibling", "pool1"])
+def test_f02_a_second_power_cut_in_the_failover_loses_nothing(fleet: HostCluster, victim: str) -> None:
+    def strike(_playing: Playing) -> None:
+        journals = "/var/lib/dbops-fleet/failover -name '*.jsonl'"
+        working = [name for name in fleet.members if newer(fleet, name, journals)]
+        idle = [name for name in fleet.members if name not in working and fleet.hosts.answers(name)]
+        fleet.hosts.power_off({"the worker's host": working[0], "sibling": idle[0]}.get(victim, victim))
+
+    struck(fleet, strike, before=lambda: worker_began(fleet))
+
+
+# --- what only hosts have ---
+
+
+def test_f13_a_replica_whose_disk_is_full_is_passed_over(fleet: HostCluster) -> None:
+    mend(fleet)
+    old = fleet.primary()
+    full, other = (name for name in fleet.members if name != old)
+    with fleet.hosts.full_disk(full, "/var/lib/postgresql", leave_mb=8):
+        cut = cut_power_under_load(fleet, clients=8)
+        assert cut.new == other, cut.play.text
+        assert (cut.load.lost, cut.load.duplicated) == (0, 0)
+    assert "its disk is full" in cut.play.text
+
+
+def test_f17_a_sibling_whose_log_the_new_primary_has_no_more_is_reported_and_cloned(fleet: HostCluster) -> None:
+    mend(fleet)
+    old = fleet.primary()
+    near, far = (name for name in fleet.members if name != old)
+    with fleet.hosts.cut(far, peers=[old]):
+        for _ in range(4):
+            fleet.sql(old, "SELECT pg_logical_emit_message(false, 'x', repeat('x', 100000)); SELECT pg_switch_wal()")
+        caught_up = f"SELECT pg_last_wal_replay_lsn() >= '{fleet.sql(old, 'SELECT pg_current_wal_flush_lsn()')}'"
+        wait_until(lambda: fleet.sql(near, caught_up) == "t", "the near replica to have it")
+        # Nothing keeps old segments there: a slot of `far` is made by the failover, and that is too late.
+        fleet.sql(near, "ALTER SYSTEM SET wal_keep_size = 0; SELECT pg_reload_conf()")
+        for _ in range(3):
+            fleet.sql(old, "CHECKPOINT")
+            fleet.sql(near, "CHECKPOINT")
+        fleet.hosts.power_off(old)
+    done = fleet.play("failover", fleet_failover_candidate=near)
+    fleet.sql(near, "ALTER SYSTEM RESET wal_keep_size; SELECT pg_reload_conf()")
+    assert done.state == "degraded", done.text
+    assert f"{far} does not stream" in done.text
+    again = fleet.play("rejoin", fleet_rejoin_member=far, fleet_rejoin_method="clone")
+    assert again.ok, again.text
+    assert fleet.sql(far, "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+
+
+def test_f25_hosts_that_patroni_manages_are_left_to_it(fleet: HostCluster) -> None:
+    """A unit of that name that runs is what an operator sees too; Patroni itself is in the benchmarks."""
+    mend(fleet)
+    old = fleet.primary()
+    standby = next(name for name in fleet.members if name != old)
+    unit = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
+    fleet.hosts.ssh(standby, f"printf '{unit}' >/run/systemd/system/patroni.service; systemctl start patroni")
+    try:
+        with fleet.hosts.power_loss(old):
+            done = fleet.play("failover")
+        assert done.state == "refused"
+        assert "patronictl" in done.text
+        assert fleet.sql(standby, "SELECT pg_is_in_recovery()") == "t"
+    finally:
+        fleet.hosts.ssh(standby, "systemctl stop patroni; rm /run/systemd/system/patroni.service")
+
+
+# --- rejoin, struck in the middle ---
+
+
+@pytest.mark.parametrize("victim", ["ansible-playbook", "the controller's network", "the member", "the primary"])
+def test_r06_a_rejoin_that_is_struck_is_finished_by_a_rerun(fleet: HostCluster, victim: str) -> None:
+    mend(fleet)
+    lost = fleet.primary()
+    fleet.hosts.power_off(lost)
+    assert fleet.play("failover").ok
+    fleet.hosts.power_on(lost)
+    primary = fleet.primary()
+    with Load(fleet.through_poolers(), clients=4) as load:
+        playing = fleet.start("rejoin", fleet_rejoin_method="clone", fleet_rejoin_member=lost)
+        # The clone is the long part.
+        began = "pgrep -f '[p]g_basebackup|[p]g_rewind' || true"
+        wait_until(lambda: fleet.hosts.ssh(lost, began).strip() or playing.process.poll() is not None, "the copy", 60)
+        if victim == "ansible-playbook":
+            playing.kill()
+        elif victim == "the controller's network":
+            for name in fleet.members:
+                fleet.hosts.tool("cut", name, "--from", "controller")
+        else:
+            fleet.hosts.power_off(lost if victim == "the member" else primary)
+        first = playing()
+        fleet.hosts.up(*fleet.members, *fleet.poolers)
+        wait_until(lambda: fleet.primaries() == [primary], "the primary to be back, alone", 60)
+        done = fleet.play("rejoin")
+        if not done.ok:
+            done = fleet.play("rejoin")
+        assert done.ok, done.text
+        print(f"first {first.returncode}, then {done.record}")
+        assert fleet.sql(lost, "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+        assert fleet.primaries() == [primary]
+    report = load.report(fleet.through_poolers()[0])
+    assert (report.lost, report.duplicated) == (0, 0)
+
+
+def test_r15_a_clone_that_does_not_fit_is_refused_before_anything_is_touched(fleet: HostCluster) -> None:
+    mend(fleet)
+    lost = fleet.primary()
+    fleet.hosts.power_off(lost)
+    assert fleet.play("failover").ok
+    fleet.hosts.power_on(lost)
+    with fleet.hosts.full_disk(lost, "/var/lib/postgresql", leave_mb=20):
+        done = fleet.play("rejoin", fleet_rejoin_method="clone", fleet_rejoin_member=lost)
+        assert not done.ok
+        assert "free" in done.text
+        assert fleet.hosts.ssh(lost, "ls -d /var/lib/postgresql/*/main").strip()
+    done = fleet.play("rejoin")
+    assert done.ok, done.text

@@ -16,7 +16,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_steps import STEPS, Run
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.deadman import Deadman, arm, disarm
-from ansible_collections.dbops.fleet.tests.faults.cluster import Cluster, seconds_between, wait_for_clients
+from ansible_collections.dbops.fleet.tests.faults.cluster import Bouncer, Cluster, seconds_between, wait_for_clients
 from ansible_collections.dbops.fleet.tests.faults.load import Load, LoadReport
+from ansible_collections.dbops.fleet.tests.faults.slow_login import SlowLogin
 from ansible_collections.dbops.fleet.tests.integration.servers import wait_until
 
 QUICK = Budgets(catch_up=20, follow=10, promote=5, start=30, pause=2, drain=1, hold=1)
@@ -258,6 +262,67 @@ def test_s15_a_primary_that_crashes_in_the_pause_is_started_again_and_nobody_is_
         assert end["state"] == "rolled_back", end
         assert cluster.primaries() == ["pg1"]
     nothing_lost(report())
+
+
+def test_s16_many_dirty_buffers_are_written_before_the_pause() -> None:
+    settings = {"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
+    with Cluster(**settings) as cluster:
+        primary = cluster.primary()
+        Load.make_table(primary.conninfo())
+        primary.sql("CREATE TABLE big AS SELECT g, repeat('x', 900) AS filler FROM generate_series(1, 150000) AS g")
+        dirty = primary.value("SELECT pg_relation_size('big')")
+        assert dirty > 100 * 2**20
+        with under_load(cluster) as report:
+            end, journal = cluster.switch(cluster.request("pg2"))
+            assert end["state"] == "ok", end
+        assert seconds_between(journal, "pause", "resume") < 1.5
+        found = report()
+        nothing_lost(found)
+        assert found.errors == []
+
+
+def test_s07_a_server_login_that_is_under_way_costs_no_client_its_retry_time() -> None:
+    """PAUSE breaks such a login off, and PgBouncer then waits server_login_retry, 15 s here, before the next."""
+    with Cluster(poolers=1) as cluster:
+        pooler, primary = cluster.poolers[0], cluster.primary()
+        slow = SlowLogin(primary)
+        ini = pooler.directory / "pgbouncer.ini"
+        text = ini.read_text().replace(f"port={primary.port} ", f"port={slow.port} ")
+        pooler.kill()
+        ini.write_text(text.replace("server_login_retry = 0.2", "server_login_retry = 15"))
+        pooler.start()
+        Load.make_table(primary.conninfo())
+        with under_load(cluster, clients=1) as report:
+            slow.hold()
+            with ThreadPoolExecutor(4) as pool:
+                # More than the server connections that are there.
+                clients = [pool.submit(_nap_through, pooler) for _ in range(4)]
+                wait_until(lambda: _logins(pooler), "a login to be under way")
+                threading.Timer(0.5, slow.release).start()
+                end, _ = cluster.switch(cluster.request("pg2"))
+                assert end["state"] == "ok", end
+                assert max(client.result(30) for client in clients) < 5.0
+        slow.close()
+        found = report()
+        nothing_lost(found)
+        assert found.errors == []
+        assert found.longest_wait < 5.0
+
+
+def _nap_through(pooler: Bouncer) -> float:
+    """Seconds that a short query of a new client took."""
+    began = time.monotonic()
+    with psycopg.connect(pooler.conninfo, prepare_threshold=None, autocommit=True) as client:
+        client.execute("SELECT pg_sleep(0.05)")
+    return time.monotonic() - began
+
+
+def _logins(pooler: Bouncer) -> int:
+    console = f"host={pooler.directory} port={pooler.port} dbname=pgbouncer user=pgbouncer"
+    with psycopg.connect(console, autocommit=True) as connection:
+        cursor = connection.execute("SHOW POOLS")
+        names = [column.name for column in cursor.description or ()]
+        return sum(int(row[names.index("sv_login")]) for row in cursor)
 
 
 def test_s22_commits_do_not_hang_with_synchronous_replication() -> None:
