@@ -43,3 +43,29 @@ def test_the_documented_commands_put_a_backup_together(engine: Engine) -> None:
     done = engine.server.run("pg_verifybackup", "--no-parse-wal", str(target))
     assert "successfully verified" in done.stdout
     assert os.stat(target).st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(shutil.which("jq") is None or shutil.which("zstd") is None, reason="needs jq and zstd")
+def test_the_documented_commands_put_a_dump_together(engine: Engine) -> None:
+    engine.rows(3)
+    engine.server.sql("create table large as select i, md5(i::text) from generate_series(1, 90000) i")
+    (entry,) = engine.json("dump", "take")
+    (known,) = entry["databases"]
+    text = DOCUMENT.read_text()
+    step = re.search(r"```sh\nMEMBER=\S+ (.*?) > orders\.dump\n```", text, re.S)
+    plain = re.search(r"`(open_object\(\) \{ zstd.*?\})`", text)
+    assert step is not None
+    assert plain is not None
+    settings = {
+        **clean(),
+        "REPOSITORY": engine.settings["repositories"][0]["path"],
+        "SYSTEM": entry["system"],
+        "BACKUP": entry["id"],
+        "MEMBER": f"dump/{known['oid']}.dump",
+        "TMPDIR": str(engine.home / "spool"),
+    }
+    file = engine.home / "spool" / "by-hand.dump"
+    command = [*command_prefix(), "bash", "-euc", f"{plain[1]}\n{step[1]} > {file}"]
+    subprocess.run(command, check=True, env=settings, cwd=engine.home)
+    assert file.stat().st_size == known["size"] > 1 << 20
+    assert "TABLE DATA public large" in engine.server.run("pg_restore", "--list", str(file)).stdout

@@ -22,6 +22,7 @@ pytest.importorskip("ansible")
 def call(engine: Engine, module: str, *, check: bool = False, failed: bool = False, **params: Any) -> dict[str, Any]:
     """Run a module on this machine through the command `ansible`."""
     arguments = {"config_file": str(engine.config_file), "engine_directory": str(engine.installed), **params}
+    arguments = {name: value for name, value in arguments.items() if value is not None}
     command = ["ansible", "localhost", "-i", "localhost,", "-c", "local", "-m", f"dbops.fleet.{module}"]
     command += ["-a", json.dumps(arguments), "-e", "ansible_python_interpreter=/usr/bin/python3"]
     environment = {
@@ -85,3 +86,49 @@ def test_a_repository_of_another_cluster_fails_the_module(fresh: Engine) -> None
     fresh.configure(cluster="invoices")
     told = call(fresh, "wal_archive", failed=True)
     assert "belongs to cluster orders" in told["msg"]
+
+
+def test_a_dump_is_taken_loaded_and_forgotten_through_the_modules(fresh: Engine) -> None:
+    call(fresh, "wal_archive")
+    fresh.server.sql("create database orders")
+    fresh.server.sql("create table t as select 7 as i", dbname="orders")
+    asked: dict[str, Any] = {"databases": ["orders"], "max_age_hours": 1}
+    assert dump_call(fresh, "database_dump", check=True, **asked)["results"][0]["taken"]
+    assert dump_call(fresh, "database_dump_info")["dumps"] == []
+    done = dump_call(fresh, "database_dump", **asked)
+    entry = done["results"][0]["dump"]
+    assert done["changed"]
+    assert {path.owner() for path in fresh.objects()} == {fresh.server.data.owner()}
+    assert not dump_call(fresh, "database_dump", **asked)["changed"]
+    plan = dump_call(fresh, "database_dump_restore", check=True)["report"]
+    report = dump_call(fresh, "database_dump_restore")["report"]
+    assert {name: report[name] for name in plan} == plan
+    assert fresh.server.value("select i from t", dbname="orders_restored") == 7
+    assert not dump_call(fresh, "database_dump_restore")["changed"]
+    refused = dump_call(fresh, "database_dump_restore", failed=True, into="orders")
+    assert "exists already" in refused["msg"]
+    absent = {"state": "absent", "dump": entry["id"]}
+    assert [dump_call(fresh, "database_dump", **absent)["changed"] for _try in range(2)] == [True, False]
+
+
+def test_a_table_is_taken_out_of_a_backup_once_through_the_module(fresh: Engine) -> None:
+    call(fresh, "wal_archive")
+    fresh.server.sql("create database orders")
+    fresh.server.sql("create table t as select 7 as i", dbname="orders")
+    dump_call(fresh, "base_backup")
+    scratch = directory(fresh.servers.root / "scratch")
+    asked: dict[str, Any] = {"database": "orders", "schema": "public", "tables": ["t"], "scratch": str(scratch)}
+    plan = call(fresh, "base_backup_extract", check=True, **asked)
+    assert plan["dump"] is None
+    assert list(scratch.iterdir()) == []
+    done = call(fresh, "base_backup_extract", **asked)
+    assert done["plan"]["backup"] == plan["plan"]["backup"]
+    again = call(fresh, "base_backup_extract", **asked)
+    assert (again["changed"], again["dump"]["id"]) == (False, done["dump"]["id"])
+    dump_call(fresh, "database_dump_restore", dump=done["dump"]["id"])
+    assert fresh.server.value("select i from public_restored.t", dbname="orders") == 7
+
+
+def dump_call(engine: Engine, module: str, **options: Any) -> dict[str, Any]:
+    """For modules that need no installed engine."""
+    return call(engine, module, engine_directory=None, **options)
