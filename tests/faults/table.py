@@ -37,7 +37,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     for test, figure in figures.items():
         rows.setdefault(row_of(test), []).append(figure)
     lines = []
-    for letter in sorted({row[0] for row in rows}, key="SFR".find):
+    for letter in sorted({row[0] for row in rows}, key=[*LISTS, *map(chr, range(65, 91))].index):
         lines += [f"### {LISTS.get(letter, 'Others')} (list {letter})", ""]
         lines += ["| scenario | what is shown | outcome | seconds | acknowledged rows | lost | twice |"]
         lines += ["|---|---|---|---:|---:|---:|---:|"]

@@ -3,13 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """List F: the primary is gone, or seems to be. Real servers on loopback.
 
-Elsewhere: power cuts under load and F19 on test hosts (test_failover_hosts.py), F05's drivers in unit tests
-(test_fencing_command.py, test_fencing_ec2.py), F25 there too (test_orchestrators.py), kill points of the worker in
-test_unplanned_simulation.py.
+Elsewhere: power cuts under load, F13, F17, F19, F25 and second strikes on test hosts (test_failover_hosts.py); the
+worker killed at each journal step (test_failover_killed.py); the drivers of F05 also in unit tests
+(test_fencing_command.py, test_fencing_ec2.py). An EC2 that really stops instances is not to be had.
 
-Not had here: F13 (every standby's disk is full at the promotion) needs a disk per server, which loopback has not. F17
-(a sibling needs a segment that the new primary has no more) shows in the report at the end of the playbook, no
-earlier. F24 (promotion of a disaster recovery site) has no counterpart: one cluster is one site.
+F24, the promotion of another site, is here a replica that is never first choice while its cluster's other members are
+out of sight: one cluster may span sites, there is no operation on two clusters. For F25 a unit of Patroni's name runs;
+Patroni itself, with etcd, is in tests/benchmarks/bench_peers.py.
+
+The list has no F06, F18, F20 and F21.
 """
 
 from __future__ import annotations

@@ -294,6 +294,25 @@ def test_r06_a_rejoin_that_is_struck_is_finished_by_a_rerun(fleet: HostCluster, 
     assert (report.lost, report.duplicated) == (0, 0)
 
 
+def test_r13_a_failover_slot_of_its_time_as_primary_is_gone_after_the_rejoin(fleet: HostCluster) -> None:
+    """PostgreSQL 17: left there it would keep write-ahead log for ever, and the slot could never be synchronised."""
+    mend(fleet)
+    lost = fleet.primary()
+    level = "ALTER SYSTEM SET wal_level = logical"
+    fleet.sql(lost, level)
+    fleet.hosts.ssh(lost, "systemctl restart postgresql@17-main")
+    slots = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE slot_type = 'logical'"
+    fleet.sql(lost, "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', failover => true)")
+    fleet.hosts.power_off(lost)
+    assert fleet.play("failover").ok
+    fleet.hosts.power_on(lost)
+    fleet.sql(fleet.primary(), level)
+    done = fleet.play("rejoin", fleet_rejoin_member=lost)
+    assert done.ok, done.text
+    assert fleet.sql(lost, "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+    assert fleet.sql(lost, slots) == ""
+
+
 def test_r15_a_clone_that_does_not_fit_is_refused_before_anything_is_touched(fleet: HostCluster) -> None:
     mend(fleet)
     lost = fleet.primary()

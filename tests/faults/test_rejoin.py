@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """List R: a member becomes a replica again. Real servers on loopback.
 
-Elsewhere: R02 by the shipped playbook on hosts (test_failover_hosts.py); Debian's configuration in /etc (R07) there and
-in Molecule's scenario `rejoin`; R15 (no room for a clone) in unit tests (test_rejoin_plan.py), because a disk that is
-full is not to be had on loopback.
+Elsewhere: a rejoin that is killed between any two of its acts (test_rejoin_killed.py); on test hosts
+(test_failover_hosts.py) R02 by the shipped playbook, R06 by power cuts, R13 with PostgreSQL 17's failover slots, R15 on
+a disk that is full; Debian's configuration in /etc (R07) there and in Molecule's scenario `rejoin`. Physical slots (R13)
+are looked at in R01.
 
-Not had: R13 for logical slots and their synchronisation, which take PostgreSQL 17 on this machine. Physical slots are
-looked at in R01.
+The list has no R08 and R09.
 """
 
 from __future__ import annotations

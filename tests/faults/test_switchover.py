@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """List S: what may go wrong in a switchover, on real servers and poolers, each with what has to come out.
 
-Not here: S03, S04, S17-S21, S27, S29, S34 are decided before anything is changed, so they are unit tests
-(test_switchover_checks.py); S09, S26 and S35 need hosts with SSH, systemd and TLS: the playbook runs there. S07 needs a
-server that is slow to let PgBouncer in, which `Poolers.pause` waits for: tests of the pooler room have it.
+Elsewhere: what is refused before anything is changed, S03, S04, S17 to S21 and S27 (test_switchover_refused.py); what
+needs hosts with SSH, systemd, TLS, disks and power: S08 by power cuts, S09, S19, S29, S34 and S35
+(test_switchover_hosts.py). S33 is S01 many times over; fifty in a row are tests/benchmarks/bench_switchover.py.
+
+The list has no S24, S26 and S32.
 """
 
 from __future__ import annotations

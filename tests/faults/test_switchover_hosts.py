@@ -1,7 +1,8 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List S on test hosts: S08 by power cuts, S09. switchover.yml is struck in the middle and then run again.
+"""List S on test hosts: S08 by power cuts and S09, where switchover.yml is struck in the middle and then run again; and
+S19, S29, S34 and S35, which need disks, systemd, PostgreSQL 17 and TLS.
 
 FLEET_HOSTS_SET names the set (default: faults). FLEET_SWITCHOVER_DIRECTORY keeps hosts, inventory and passwords for the
 next run. Each test leaves a cluster that the next one can switch over, which is part of what it shows.
@@ -168,3 +169,139 @@ def test_s09_a_lost_ssh_session_does_not_stop_the_work(cluster: HostsCluster) ->
     assert ended.state == "ok"
     assert report.errors == []
     sound(cluster, new, ended, report)
+
+
+def test_s09_a_controller_that_loses_its_network_does_not_stop_the_work(cluster: HostsCluster) -> None:
+    def strike(old: str, new: str) -> None:
+        for name in (*cluster.members, *cluster.poolers):
+            cluster.hosts.tool("cut", name, "--from", "controller")
+
+    # The clients are on the controller: those of the load wait for as long as the cut lasts.
+    new, ended, report = struck(cluster, "observe", strike)
+    assert ended.state == "ok"
+    sound(cluster, new, ended, report)
+
+
+# --- refused by the playbook, with clients at work ---
+
+
+@contextlib.contextmanager
+def untouched(cluster: HostsCluster) -> Iterator[str]:
+    """Gives the candidate. What is done inside is refused, and neither the cluster nor any client notices."""
+    primary, new = cluster.primary(), cluster.next_candidate()
+    load = cluster.load(4)
+    with load:
+        yield new
+    report = cluster.report(load)
+    assert cluster.primary() == primary
+    assert (report.lost, report.duplicated, report.errors) == (0, 0, [])
+    assert report.acknowledged > 100
+
+
+def test_s19_a_candidate_whose_disk_is_full_is_refused(cluster: HostsCluster) -> None:
+    with untouched(cluster) as new, cluster.hosts.full_disk(new, "/var/lib/postgresql", leave_mb=300):
+        refused = cluster.switch(new)
+        assert refused.state == "refused"
+        assert "MB free" in refused.output
+
+
+def test_s19_a_candidate_that_would_not_let_the_application_in_is_refused(cluster: HostsCluster) -> None:
+    with untouched(cluster) as new:
+        hba = "/etc/postgresql/17/main/pg_hba.conf"
+        cluster.hosts.ssh(new, f"cp -p {hba} {hba}.kept; sed -i '/orders_app\\|all *all/s/^host/#host/' {hba}")
+        cluster.hosts.ssh(new, f"sed -i '1i hostssl orders orders_app all reject' {hba}; systemctl reload postgresql")
+        try:
+            refused = cluster.switch(new)
+        finally:
+            cluster.hosts.ssh(new, f"mv {hba}.kept {hba}; systemctl reload postgresql")
+        assert refused.state == "refused", refused.output[-3000:]
+        assert new in refused.output
+
+
+@pytest.mark.parametrize(("unit", "command"), [("patroni", "patronictl switchover"), ("repmgrd", "repmgr")])
+def test_s29_a_cluster_that_another_manager_runs_is_left_to_it(cluster: HostsCluster, unit: str, command: str) -> None:
+    """A unit of that name that runs is what an operator sees too; the real ones are in the benchmarks."""
+    with untouched(cluster) as new:
+        text = "[Service]\\nExecStart=/usr/bin/sleep infinity\\n"
+        place = f"/run/systemd/system/{unit}.service"
+        cluster.hosts.ssh(new, f"printf '{text}' >{place}; systemctl daemon-reload; systemctl start {unit}")
+        try:
+            refused = cluster.switch(new)
+        finally:
+            cluster.hosts.ssh(new, f"systemctl stop {unit}; rm {place}; systemctl daemon-reload")
+        assert refused.state == "refused"
+        assert command in refused.output
+
+
+def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchronised_one_goes_on(
+    cluster: HostsCluster,
+) -> None:
+    old, new = cluster.primary(), cluster.next_candidate()
+    make = "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', failover => true)"
+    cluster.sql(old, "ALTER SYSTEM SET wal_level = logical", "postgres")
+    for name in cluster.members:
+        cluster.sql(name, "ALTER SYSTEM SET wal_level = logical", "postgres")
+        cluster.sql(name, "ALTER SYSTEM SET hot_standby_feedback = on", "postgres")
+    cluster.hosts.ssh(old, "systemctl restart postgresql@17-main")
+    for name in cluster.members:
+        if name != old:
+            cluster.hosts.ssh(name, "systemctl restart postgresql@17-main")
+            wait_until(partial(streams, cluster, name), f"{name} to stream", 60)
+    try:
+        cluster.sql(old, make)
+        with untouched(cluster):
+            refused = cluster.switch(new)
+            assert refused.state == "refused"
+            assert "not on the candidate: feed" in refused.output
+        # With the slot's copy on the candidate, whoever reads it goes on there: no change is missed or seen twice.
+        conninfo = cluster.sql(new, "SHOW primary_conninfo", "postgres").replace("'", "''")
+        cluster.sql(new, f"ALTER SYSTEM SET primary_conninfo = '{conninfo} dbname=orders'", "postgres")
+        cluster.sql(new, "SELECT pg_reload_conf()", "postgres")
+        cluster.sql(old, "CREATE TABLE IF NOT EXISTS fed (n int)")
+        cluster.sql(old, "INSERT INTO fed SELECT generate_series(1, 10)")
+        read = (
+            "SELECT count(*) FROM pg_logical_slot_get_changes('feed', NULL, NULL) WHERE data LIKE 'table public.fed%'"
+        )
+        assert cluster.sql(old, read) == "10"
+        wait_until(partial(streams, cluster, new), "the candidate to stream", 60)
+        synced = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'feed' AND synced AND NOT temporary"
+
+        def copied() -> bool:
+            cluster.sql(old, "SELECT pg_log_standby_snapshot()", "postgres")
+            with contextlib.suppress(subprocess.CalledProcessError):
+                cluster.sql(new, "SELECT pg_sync_replication_slots()")
+            return cluster.sql(new, synced) == "1"
+
+        wait_until(copied, "the slot to be on the candidate", 60)
+        cluster.sql(old, "INSERT INTO fed SELECT generate_series(11, 20)")
+        done = cluster.switch(new)
+        assert done.state == "ok", done.output[-3000:]
+        cluster.sql(new, "INSERT INTO fed SELECT generate_series(21, 30)")
+        assert cluster.sql(new, read) == "20"
+        # The old primary's own slot would hold write-ahead log there for ever.
+        assert cluster.sql(old, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'feed'") == "0"
+    finally:
+        for name in cluster.members:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                drop = "SELECT pg_drop_replication_slot('feed') FROM pg_replication_slots WHERE slot_name = 'feed'"
+                cluster.sql(name, drop, "postgres")
+
+
+def test_s35_every_link_is_encrypted_and_has_a_password_before_and_after(cluster: HostsCluster) -> None:
+    for _ in range(2):
+        primary = cluster.primary()
+        plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE NOT ssl AND client_port > 0"
+        assert cluster.sql(primary, plain, "postgres") == "0"
+        assert int(cluster.sql(primary, "SELECT count(*) FROM pg_stat_ssl WHERE ssl", "postgres")) >= 2
+        for name in (primary, *cluster.poolers):
+            port = 5432 if name == primary else 6432
+            secured = cluster.conninfo(name, port)
+            for worse in (secured.replace("verify-full", "disable"), secured.replace("passfile=", "passfile=/no")):
+                with pytest.raises(psycopg.OperationalError):
+                    psycopg.connect(worse, connect_timeout=5).close()
+            psycopg.connect(secured, connect_timeout=5).close()
+        load = cluster.load(4)
+        with load:
+            assert cluster.switch(cluster.next_candidate()).state == "ok"
+        report = cluster.report(load)
+        assert (report.lost, report.duplicated, report.errors) == (0, 0, [])

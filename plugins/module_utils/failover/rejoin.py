@@ -34,7 +34,11 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan i
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_synchronous import restore
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import STATE_DIRECTORY
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_local import LocalPrimary, start_server
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_local import (
+    STALE_SLOTS,
+    LocalPrimary,
+    start_server,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_remote import configure_session
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_remote import RemoteReplica
@@ -493,11 +497,8 @@ def _prove(order: Rejoin) -> dict[str, Any]:
 
 def _drop_stale_slots(order: Rejoin) -> list[str]:
     """Slots of its time as primary would keep write-ahead log for ever."""
-    query = """
-        SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-         WHERE slot_type = 'physical' AND NOT active AND slot_name = ANY (%s)"""
     with order.instance.connect() as connection:
-        return [row[0] for row in connection.execute(query, (list(order.member_slots),)).fetchall()]
+        return [row[0] for row in connection.execute(STALE_SLOTS, (list(order.member_slots),)).fetchall()]
 
 
 def consent_of(params: Mapping[str, Any], member: str) -> Consent:

@@ -52,6 +52,14 @@ _RECORD = re.compile(r"len \(rec/tot\):\s*\d+/\s*(\d+),.*desc: CHECKPOINT_SHUTDO
 
 T = TypeVar("T")
 
+# What a standby keeps of its time as a primary would hold write-ahead log for ever. A failover slot (PostgreSQL 17)
+# cannot be made on a standby; one that is not synchronised is such a leftover, and in the way of its synchronisation.
+STALE_SLOTS = """
+    SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots AS slot
+     WHERE NOT active AND pg_is_in_recovery()
+       AND (slot_type = 'physical' AND slot_name = ANY (%s)
+            OR (to_jsonb(slot) ->> 'failover')::bool AND NOT (to_jsonb(slot) ->> 'synced')::bool)"""
+
 
 class LocalPrimary:
     """See `switchover_ports.LocalServer`."""
@@ -232,11 +240,8 @@ class LocalPrimary:
         self._sql(lambda connection: connection.execute("SELECT pg_promote(true, %s)", (int(timeout),)), timeout + 5)
 
     def drop_slots(self, names: Sequence[str]) -> Sequence[str]:
-        """Physical slots only."""
-        query = """
-            SELECT slot_name, pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-             WHERE slot_type = 'physical' AND NOT active AND slot_name = ANY (%s)"""
-        rows = self._sql(lambda connection: connection.execute(query, (list(names),)).fetchall())
+        """Of these the physical ones, and failover slots that were its own as a primary."""
+        rows = self._sql(lambda connection: connection.execute(STALE_SLOTS, (list(names),)).fetchall())
         return [row[0] for row in rows]
 
 
