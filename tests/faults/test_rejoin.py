@@ -5,8 +5,8 @@
 
 Elsewhere: a rejoin that is killed between any two of its acts (test_rejoin_killed.py); on test hosts
 (test_failover_hosts.py) R02 by the shipped playbook, R06 by power cuts, R13 with PostgreSQL 17's failover slots, R15 on
-a disk that is full; Debian's configuration in /etc (R07) there and in Molecule's scenario `rejoin`. Physical slots (R13)
-are looked at in R01.
+a disk that is full; Debian's configuration in /etc (R07) there and in Molecule's scenario `rejoin`. R01 looks at the
+physical slots of R13.
 
 The list has no R08 and R09.
 """
