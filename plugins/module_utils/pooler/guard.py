@@ -29,6 +29,9 @@ from typing import Any
 
 APPLICATION_NAME = "dbops-fleet-deadman"
 POLL_SECONDS = 0.2
+# Work whose databases point at the servers that were staged, and are not paused, for so long, is done, even if nobody
+# came to send the dead-man home.
+DONE_SECONDS = 60.0
 # How long a server may take to say whether it is a primary, while clients wait.
 ASK_SECONDS = 2
 # PgBouncer's settings that say how it logs in to servers.
@@ -57,6 +60,18 @@ def next_step(
     """
     seen = {name: since.get(name, now) for name in paused}
     return seen, [name for name, first in seen.items() if now - first >= max_pause_seconds]
+
+
+def is_done(staged: Mapping[str, Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether every staged database points at its new server, and none of them is paused.
+
+    Args:
+        staged: of the configuration.
+        rows: of SHOW DATABASES.
+    """
+    now = {row["name"]: (row["host"], str(row["port"]), str(row["paused"])) for row in rows}
+    wanted = {name: (server["host"], str(server["port"]), "0") for name, server in staged.items()}
+    return bool(wanted) and all(now.get(name) == place for name, place in wanted.items())
 
 
 def is_primary(server: Mapping[str, Any], settings: Mapping[str, str]) -> bool:
@@ -97,10 +112,11 @@ def is_primary(server: Mapping[str, Any], settings: Mapping[str, str]) -> bool:
 
 
 def watch(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Guard the databases at one process until the lifetime is over and nothing of them is paused."""
+    """Guard the databases at one process until the work is done, or the lifetime is over and nothing is paused."""
     import psycopg
 
     end = time.monotonic() + config["lifetime_seconds"]
+    done_at: float | None = None
     since: dict[str, float] = {}
     connection: psycopg.Connection[tuple[Any, ...]] | None = None
     while True:
@@ -115,21 +131,28 @@ def watch(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> None:
                 autocommit=True,
                 prepare_threshold=None,  # the console knows no prepared statements
             )
-            since = _look_and_resume(connection, endpoint, config, since)
+            rows = _rows(connection, "SHOW DATABASES")
+            since = _look_and_resume(connection, endpoint, config, since, rows)
+            done_at = (done_at or time.monotonic()) if is_done(config.get("staged", {}), rows) else None
         except psycopg.Error as error:
             _say(f"{endpoint['name']}: {error}")
             if connection is not None:
                 connection.close()
             connection = None
+        if done_at is not None and time.monotonic() >= done_at + DONE_SECONDS:
+            return
         if time.monotonic() >= end and (connection is None or not since):
             return
         time.sleep(POLL_SECONDS)
 
 
 def _look_and_resume(
-    connection: Any, endpoint: Mapping[str, Any], config: Mapping[str, Any], since: Mapping[str, float]
+    connection: Any,
+    endpoint: Mapping[str, Any],
+    config: Mapping[str, Any],
+    since: Mapping[str, float],
+    rows: list[dict[str, Any]],
 ) -> dict[str, float]:
-    rows = _rows(connection, "SHOW DATABASES")
     paused = [row["name"] for row in rows if str(row["paused"]) == "1" and row["name"] in config["databases"]]
     seen, overdue = next_step(since, paused, time.monotonic(), config["max_pause_seconds"])
     points_at = {row["name"]: (row["host"], str(row["port"])) for row in rows}

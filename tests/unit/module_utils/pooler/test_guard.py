@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.deadman import Deadman, systemd_command, unit_name
-from ansible_collections.dbops.fleet.plugins.module_utils.pooler.guard import next_step
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.guard import is_done, next_step
 
 
 def test_waits_until_the_time_is_up() -> None:
@@ -41,3 +41,17 @@ def test_runs_as_a_unit_of_its_own_and_without_secrets() -> None:
     assert command[0] == "systemd-run"
     assert f"--unit={unit_name('switch-1')}" in command
     assert command[-3:] == ["/usr/bin/python3", "/d/guard.py", "/d/switch-1.json"]
+
+
+def test_work_is_done_when_all_that_was_staged_is_in_force_and_nothing_is_paused() -> None:
+    staged = {"a": {"host": "192.0.2.2", "port": 5432}, "b": {"host": "192.0.2.2", "port": 5432}}
+
+    def rows(**paused_and_host: tuple[int, str]) -> list[dict[str, object]]:
+        return [{"name": n, "host": host, "port": 5432, "paused": p} for n, (p, host) in paused_and_host.items()]
+
+    new, old = (0, "192.0.2.2"), (0, "192.0.2.1")
+    assert is_done(staged, rows(a=new, b=new, other=old))
+    assert not is_done(staged, rows(a=new, b=old))
+    assert not is_done(staged, rows(a=new, b=(1, "192.0.2.2")))
+    assert not is_done(staged, rows(a=new))
+    assert not is_done({}, rows(a=new))
