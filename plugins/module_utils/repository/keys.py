@@ -14,7 +14,11 @@ from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectCorrupt, ObjectMissing
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import (
+    KeyMissing,
+    ObjectCorrupt,
+    ObjectMissing,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.seal import DataKey
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.store.interface import Store
 
@@ -119,11 +123,14 @@ class Keyring:
         secret = (
             ["--pinentry-mode", "loopback", "--passphrase-file", self._passphrase_file] if self._passphrase_file else []
         )
-        text = self._gpg(
-            [*secret, "--decrypt"],
-            wrapped,
-            remedy=f"Import a secret key of the recipients {', '.join(self._recipients)} into {self._gnupg_home}.",
-        )
+        try:
+            text = self._gpg(
+                [*secret, "--decrypt"],
+                wrapped,
+                remedy=f"Import a secret key of the recipients {', '.join(self._recipients)} into {self._gnupg_home}.",
+            )
+        except OperationFailed as error:
+            raise KeyMissing(error.message, remedy=error.remedy) from None
         try:
             return DataKey.parse(text.decode("ascii"))
         except ValueError as error:

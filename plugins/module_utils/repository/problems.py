@@ -33,3 +33,11 @@ class WrongIdentity(Refused):
 
 class ContentConflict(Refused):
     """Two different contents claim the same name: the mark of a split brain. Nothing was overwritten."""
+
+
+class KeyMissing(OperationFailed):
+    """No secret key on this host opens a data key."""
+
+
+class AnotherBegan(Refused):
+    """Another member began the same backup at the same moment, and goes on with it."""

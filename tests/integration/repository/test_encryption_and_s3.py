@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -68,6 +69,42 @@ def test_an_encrypted_repository_holds_no_plain_text_and_restores(servers: Serve
         (servers.root / "empty").chmod(0o700)
         told = engine.dbops("wal", "get", name, str(engine.home / "spool" / "x"), status=126).stderr
         assert "Import a secret key" in told
+
+
+def public_only(servers: Servers, gnupg: Path) -> Path:
+    """A keyring with the public key alone, as a host has that only writes."""
+    home = directory(servers.root / "public")
+    home.chmod(0o700)
+    gpg = [*command_prefix(), "gpg", "--batch", "--quiet", "--homedir"]
+    exported = subprocess.run([*gpg, str(gnupg), "--export"], check=True, capture_output=True, env=clean()).stdout
+    subprocess.run([*gpg, str(home), "--import"], input=exported, check=True, capture_output=True, env=clean())
+    return home
+
+
+def test_a_host_with_public_keys_alone_takes_a_full_backup_after_another_one(servers: Servers, gnupg: Path) -> None:
+    """After a switchover the new primary cannot read what the old one wrote; it must not be without backups then."""
+    server = servers.primary("db1", archive_mode="on", archive_command="/bin/false")
+    repository = {
+        "name": "sealed",
+        "type": "directory",
+        "path": str(directory(servers.root / "repository")),
+        "recipients": ["backup@orders.test"],
+        "gnupg_home": str(public_only(servers, gnupg)),
+    }
+    with Engine(servers, server, [repository]) as engine:
+        engine.dbops("init")
+        engine.use_archive_command()
+        engine.rows(3)
+        engine.dbops("backup")
+        (second,) = engine.json("backup")
+        assert second["incremental"]
+        for kept in (engine.home / "state" / "keys").rglob("*"):
+            if kept.is_file():
+                kept.unlink()  # another host has another data key
+        done = engine.dbops("--json", "backup")
+        assert "so a full backup is taken" in done.stderr
+        (third,) = json.loads(done.stdout)
+        assert not third["incremental"]
 
 
 def test_a_sealed_segment_can_be_opened_by_hand_as_the_documentation_says(servers: Servers, gnupg: Path) -> None:

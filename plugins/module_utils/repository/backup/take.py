@@ -19,7 +19,7 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
-from ansible_collections.dbops.fleet.plugins.module_utils.repository import server
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout, server
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import CONFIGURATION, DATA, Member
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.packs import Files, KnownFrames, Writer
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.stream import (
@@ -30,7 +30,11 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.tars
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, new_id
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import WrongIdentity
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import (
+    AnotherBegan,
+    KeyMissing,
+    WrongIdentity,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import REPLAY_LIMITS
@@ -40,11 +44,21 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.invento
 TOOL = "dbops.fleet 1"
 PROGRESS_SECONDS = 10.0
 POLL_SECONDS = 0.2
+# Another backup that wrote something so recently is running.
+BEGUN_SECONDS = 120.0
 
 log = logging.getLogger("dbops")
 
 
-def take(config: Config, repository: Repository, *, full: bool, fast: bool, wal_timeout_seconds: float) -> Backup:
+def take(
+    config: Config,
+    repository: Repository,
+    *,
+    full: bool,
+    fast: bool,
+    wal_timeout_seconds: float,
+    yielding: bool = False,
+) -> Backup:
     """Take a base backup of the instance on this host.
 
     Args:
@@ -53,8 +67,10 @@ def take(config: Config, repository: Repository, *, full: bool, fast: bool, wal_
         full: use no frames of earlier backups.
         fast: checkpoint at once.
         wal_timeout_seconds: how long the WAL that the backup needs may take to arrive in the repository.
+        yielding: leave it to another member that begins one at the same moment, as two timers may.
 
     Raises:
+        AnotherBegan: that was so.
         Refused: another backup runs here, or this server does not archive.
         OperationFailed: it broke off; nothing is listed, and what was written is swept up by `dbops expire` later.
     """
@@ -64,14 +80,11 @@ def take(config: Config, repository: Repository, *, full: bool, fast: bool, wal_
     shelf = Shelf(repository, cluster.system)
     with _only_one(config), server.connected(config) as session:
         facts = refuse_unfit(session)
-        base = None if full else base_of(shelf.listed())
+        base, known = _lent(shelf, None if full else base_of(shelf.listed()))
         started = time.time()
         backup = new_id(started, incremental=base is not None)
-        shelf.begin(backup, base.id if base else None)
-        known = KnownFrames()
+        _begin(shelf, backup, base, yielding=yielding)
         with contextlib.closing(known), _writer(config, shelf, backup, known) as writer:
-            if base is not None:
-                known.add(shelf.members(base))
             with contextlib.closing(BaseBackupStream(config, label=backup, fast=fast)) as stream:
                 if stream.system != cluster.system:
                     raise WrongIdentity(
@@ -142,6 +155,34 @@ def refuse_unfit(session: Any) -> dict[str, Any]:
     names = [*REPLAY_LIMITS, "shared_preload_libraries", "wal_level", "data_checksums", "block_size", "server_version"]
     rows = session.execute("select name, setting from pg_settings where name = any(%s)", (names,)).fetchall()
     return {"in_recovery": view.in_recovery, "settings": {row["name"]: row["setting"] for row in rows}}
+
+
+def _lent(shelf: Shelf, base: Backup | None) -> tuple[Backup | None, KnownFrames]:
+    """The frames that an earlier backup lends: none without a key for it, so that a full one is taken."""
+    known = KnownFrames()
+    if base is not None:
+        try:
+            known.add(shelf.members(base))
+        except KeyMissing as error:
+            log.warning("%s cannot be read here, so a full backup is taken: %s", base.id, error)
+            known.close()
+            return None, KnownFrames()
+    return base, known
+
+
+def _begin(shelf: Shelf, backup: str, base: Backup | None, *, yielding: bool) -> None:
+    """Of members that begin at the same moment the one with the lowest id goes on."""
+    try:
+        shelf.begin(backup, base.id if base else None)
+    except Refused as error:
+        raise AnotherBegan(error.message, remedy=error.remedy) from None
+    if not yielding:
+        return
+    now = time.time()
+    others = [one.backup for one in shelf.unfinished() if one.backup < backup and now - one.newest < BEGUN_SECONDS]
+    if others:
+        shelf.repository.store.delete(layout.begun_object(shelf.system, backup))
+        raise AnotherBegan(f"{others[0]} began at the same moment on another member")
 
 
 def base_of(listed: tuple[Listed, ...]) -> Backup | None:

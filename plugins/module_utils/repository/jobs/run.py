@@ -33,6 +33,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs.settin
     rule_of,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.maintain import check, drill, expire, metrics
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import AnotherBegan
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import parse_target
@@ -128,7 +129,13 @@ class Jobs:
                 told.append(f"{repository.name}: {mine.reason}")
                 continue
             log.info("%s: %s", repository.name, mine.reason)
-            entry = take(self._config, shelf.repository, full=False, fast=False, wal_timeout_seconds=600)
+            try:
+                entry = take(
+                    self._config, shelf.repository, full=False, fast=False, wal_timeout_seconds=600, yielding=True
+                )
+            except AnotherBegan as error:
+                told.append(f"{repository.name}: {error.message}")
+                continue
             taken = True
             told.append(f"{repository.name}: took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent")
         return records.DONE if taken else records.ELSEWHERE, "; ".join(told)

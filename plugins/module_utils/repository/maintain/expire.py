@@ -24,7 +24,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.retention i
     plan_dumps,
     removable_segments,
 )
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf, Unfinished
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import ABANDONED_SECONDS, Shelf, Unfinished
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, Segment, kind_of
 
@@ -112,6 +112,7 @@ def carry_out(shelf: Shelf, removal: Removal) -> None:
     for keys in (removal.listings, removal.objects):
         with ThreadPoolExecutor(DELETING_THREADS) as workers:
             list(workers.map(shelf.repository.store.delete, keys))
+    shelf.repository.store.sweep(time.time() - ABANDONED_SECONDS)
 
 
 def _move_horizon(shelf: Shelf, number: int) -> None:

@@ -68,6 +68,16 @@ def settings(choice: Choice, target: Target, *, restore_command: str, limits: Ma
     return values
 
 
+def wal_sizes(segment_size: int) -> dict[str, str]:
+    """A server does not start when these are below two segments, which the defaults are from 64 MB on.
+
+    Args:
+        segment_size: bytes.
+    """
+    megabytes = segment_size >> 20
+    return {"min_wal_size": f"{max(80, 2 * megabytes)}MB", "max_wal_size": f"{max(1024, 4 * megabytes)}MB"}
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a replaying server says.

@@ -18,12 +18,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
@@ -33,6 +34,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.rec
     accepts_end_of_archive,
     settings,
     standing,
+    wal_sizes,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import Choice, Target
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import commands
@@ -189,6 +191,7 @@ class PrivateServer:
             "ident_file": f"{private}/pg_ident.conf",
             "unix_socket_directories": str(private),
             "port": str(config.port),
+            **wal_sizes(clusters.read_control(replace(config, data_directory=str(data))).wal_segment_size),
             **values,
         }
         options = [word for name, value in own.items() for word in ("-c", f"{name}={value}")]
