@@ -208,12 +208,12 @@ def test_s19_a_candidate_whose_disk_is_full_is_refused(cluster: HostsCluster) ->
 def test_s19_a_candidate_that_would_not_let_the_application_in_is_refused(cluster: HostsCluster) -> None:
     with untouched(cluster) as new:
         hba = "/etc/postgresql/17/main/pg_hba.conf"
-        cluster.hosts.ssh(new, f"cp -p {hba} {hba}.kept; sed -i '/orders_app\\|all *all/s/^host/#host/' {hba}")
-        cluster.hosts.ssh(new, f"sed -i '1i hostssl orders orders_app all reject' {hba}; systemctl reload postgresql")
+        reject = f"sed -i '1i hostssl orders orders_app all reject' {hba}"
+        cluster.hosts.ssh(new, f"cp -p {hba} {hba}.kept; {reject}; systemctl reload postgresql@17-main")
         try:
             refused = cluster.switch(new)
         finally:
-            cluster.hosts.ssh(new, f"mv {hba}.kept {hba}; systemctl reload postgresql")
+            cluster.hosts.ssh(new, f"mv {hba}.kept {hba}; systemctl reload postgresql@17-main")
         assert refused.state == "refused", refused.output[-3000:]
         assert new in refused.output
 
@@ -238,7 +238,10 @@ def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchron
 ) -> None:
     old, new = cluster.primary(), cluster.next_candidate()
     make = "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', failover => true)"
-    cluster.sql(old, "ALTER SYSTEM SET wal_level = logical", "postgres")
+    # Whoever copies slots logs in to a database as the standby does for replication.
+    hba = "/etc/postgresql/17/main/pg_hba.conf"
+    let_in = f"cp -p {hba} {hba}.kept; sed -i '1i hostssl orders fleet_replication all scram-sha-256' {hba}"
+    cluster.hosts.ssh(old, let_in)
     for name in cluster.members:
         cluster.sql(name, "ALTER SYSTEM SET wal_level = logical", "postgres")
         cluster.sql(name, "ALTER SYSTEM SET hot_standby_feedback = on", "postgres")
@@ -268,6 +271,7 @@ def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchron
 
         def copied() -> bool:
             cluster.sql(old, "SELECT pg_log_standby_snapshot()", "postgres")
+            cluster.sql(old, "SELECT pg_replication_slot_advance('feed', pg_current_wal_lsn())")
             with contextlib.suppress(subprocess.CalledProcessError):
                 cluster.sql(new, "SELECT pg_sync_replication_slots()")
             return cluster.sql(new, synced) == "1"
@@ -281,6 +285,7 @@ def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchron
         # The old primary's own slot would hold write-ahead log there for ever.
         assert cluster.sql(old, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'feed'") == "0"
     finally:
+        cluster.hosts.ssh(old, f"mv {hba}.kept {hba}; systemctl reload postgresql@17-main")
         for name in cluster.members:
             with contextlib.suppress(subprocess.CalledProcessError):
                 drop = "SELECT pg_drop_replication_slot('feed') FROM pg_replication_slots WHERE slot_name = 'feed'"
