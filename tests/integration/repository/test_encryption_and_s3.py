@@ -107,6 +107,27 @@ def test_a_host_with_public_keys_alone_takes_a_full_backup_after_another_one(ser
         assert not third["incremental"]
 
 
+def test_a_dump_in_an_encrypted_repository_holds_no_plain_text_and_comes_back(servers: Servers, gnupg: Path) -> None:
+    server = servers.primary("db1")
+    repository = {
+        "name": "sealed",
+        "type": "directory",
+        "path": str(directory(servers.root / "repository")),
+        "recipients": ["backup@orders.test"],
+        "gnupg_home": str(gnupg),
+    }
+    with Engine(servers, server, [repository]) as engine:
+        engine.dbops("init")
+        server.sql("create table secret as select 'SENSITIVE' as word")
+        (entry,) = engine.json("dump", "take")
+        packs = engine.objects(f"*/backup/{entry['id']}/pack-*")
+        assert packs
+        assert all(path.read_bytes().startswith(b"DBOPSS1\n") for path in packs)
+        assert engine.json("verify", entry["id"])["good"]
+        engine.dbops("dump", "restore", "--into", "back")
+        assert server.value("select word from secret", dbname="back") == "SENSITIVE"
+
+
 def test_a_sealed_segment_can_be_opened_by_hand_as_the_documentation_says(servers: Servers, gnupg: Path) -> None:
     server = servers.primary("db1", archive_mode="on", archive_command="/bin/false")
     path = directory(servers.root / "repository")
