@@ -18,6 +18,7 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.members
 attributes:
   check_mode:
     support: full
@@ -30,34 +31,6 @@ options:
     description: The cluster.
     type: str
     required: true
-  members:
-    description: All members of the cluster, from the inventory.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description: Inventory name.
-        type: str
-        required: true
-      address:
-        description: Where the others reach it.
-        type: str
-        required: true
-      port:
-        description: Port of PostgreSQL.
-        type: int
-        default: 5432
-      slot:
-        description: Its replication slot at the primary.
-        type: str
-      priority:
-        description: Preference among equally advanced replicas; V(0) is never promoted without being named.
-        type: int
-        default: 100
-      conninfo:
-        description: How to reach it, without password; the fleet's own account and certificates if not given.
-        type: str
   sights:
     description: RV(dbops.fleet.primary_sight_info#module:sight) of every host that answered, and of the controller.
     type: list

@@ -23,6 +23,7 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.endpoints
 attributes:
   check_mode:
     support: full
@@ -180,41 +181,6 @@ options:
     description:
       - The admin consoles, one per PgBouncer process. If empty, the unix socket that O(config_file) names.
       - With O(state=present), those on this host that do not run are left out.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description: How results and messages call the process. The host if not given.
-        type: str
-      host:
-        description: Directory of the unix socket, or an address.
-        type: str
-        required: true
-      port:
-        description: Port, also of a unix socket.
-        type: int
-        default: 6432
-      user:
-        description:
-          - One of PgBouncer's C(admin_users). V(pgbouncer) needs no password on a unix socket; root becomes PgBouncer's
-            operating system user for the login.
-        type: str
-        default: pgbouncer
-      password:
-        description: Password.
-        type: str
-      passfile:
-        description: Password file in libpq's format.
-        type: path
-      sslmode:
-        description: TLS, for addresses.
-        type: str
-        choices: [disable, allow, prefer, require, verify-ca, verify-full]
-        default: verify-full
-      sslrootcert:
-        description: File with the CA's certificate.
-        type: path
   budget_seconds:
     description:
       - For O(state=paused), how long to wait for transactions to end. Clients that come later wait as well. After it

@@ -17,6 +17,7 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.endpoints
 attributes:
   check_mode:
     support: full
@@ -31,42 +32,6 @@ options:
     description: The main file; its socket is used if O(endpoints) is empty.
     type: path
     default: /etc/pgbouncer/pgbouncer.ini
-  endpoints:
-    description: The admin consoles, one per PgBouncer process.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description: How results and messages call the process. The host if not given.
-        type: str
-      host:
-        description: Directory of the unix socket, or an address.
-        type: str
-        required: true
-      port:
-        description: Port, also of a unix socket.
-        type: int
-        default: 6432
-      user:
-        description:
-          - One of PgBouncer's C(admin_users) or C(stats_users). V(pgbouncer) needs no password on a unix socket.
-        type: str
-        default: pgbouncer
-      password:
-        description: Password.
-        type: str
-      passfile:
-        description: Password file in libpq's format.
-        type: path
-      sslmode:
-        description: TLS, for addresses.
-        type: str
-        choices: [disable, allow, prefer, require, verify-ca, verify-full]
-        default: verify-full
-      sslrootcert:
-        description: File with the CA's certificate.
-        type: path
   timeout_seconds:
     description: How long to wait for the logins, and again for each answer.
     type: float

@@ -19,11 +19,14 @@ RELOAD_SECONDS = 3.0
 class Server(Protocol):
     """What is needed of a member (see `unplanned_remote.RemoteReplica`)."""
 
-    def setting(self, name: str) -> str: ...
+    def setting(self, name: str) -> str:
+        """The value in force."""
 
-    def configure(self, settings: dict[str, str | None]) -> None: ...
+    def configure(self, settings: dict[str, str | None]) -> None:
+        """ALTER SYSTEM SET (None: RESET) and reload."""
 
-    def standbys(self) -> Sequence[str]: ...
+    def standbys(self) -> Sequence[str]:
+        """Names of the standbys that stream from it."""
 
 
 def is_whole(before: str, primary: str, streaming: Collection[str]) -> bool:

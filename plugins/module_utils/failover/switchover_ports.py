@@ -100,22 +100,29 @@ class Clock(Protocol):
 class LocalServer(Protocol):
     """The old primary, on this host."""
 
-    def status(self) -> LocalStatus: ...
+    def status(self) -> LocalStatus:
+        """Whether it runs, and as what."""
 
-    def control(self) -> ControlState: ...
+    def control(self) -> ControlState:
+        """What pg_controldata says."""
 
-    def checkpoint(self) -> None: ...
+    def checkpoint(self) -> None:
+        """CHECKPOINT."""
 
-    def writers(self) -> Sequence[Writer]: ...
+    def writers(self) -> Sequence[Writer]:
+        """Sessions that have a transaction with writes open."""
 
-    def terminate(self, pids: Sequence[int]) -> None: ...
+    def terminate(self, pids: Sequence[int]) -> None:
+        """pg_terminate_backend for each."""
 
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """ALTER SYSTEM SET (None: RESET) and reload. Nothing where a value is set so already."""
 
-    def write_standby_signal(self) -> None: ...
+    def write_standby_signal(self) -> None:
+        """Create standby.signal, synced."""
 
-    def remove_standby_signal(self) -> None: ...
+    def remove_standby_signal(self) -> None:
+        """Remove standby.signal."""
 
     def stop(self, mode: str) -> None:
         """Ask the postmaster to shut down, "fast" or "immediate"; does not wait."""
@@ -132,7 +139,8 @@ class LocalServer(Protocol):
     def promote(self, timeout: float) -> None:
         """Only for a rollback: make the standby that it came up as the primary again."""
 
-    def position(self) -> Position: ...
+    def position(self) -> Position:
+        """Where it stands in the write-ahead log."""
 
     def drop_slots(self, names: Sequence[str]) -> Sequence[str]:
         """Drop those of the physical slots that exist and are not in use; their names."""
@@ -141,7 +149,8 @@ class LocalServer(Protocol):
 class RemoteServer(Protocol):
     """The candidate or a sibling, over SQL."""
 
-    def position(self) -> Position: ...
+    def position(self) -> Position:
+        """Where it stands in the write-ahead log."""
 
     def in_recovery(self) -> bool:
         """As in `position`, but so cheap that polling it does not slow a promotion down."""
@@ -167,7 +176,8 @@ class RemoteServer(Protocol):
     def drop_slot(self, name: str) -> None:
         """Drop a physical slot; nothing where it does not exist or is in use."""
 
-    def checkpoint(self) -> None: ...
+    def checkpoint(self) -> None:
+        """CHECKPOINT."""
 
     def promote(self) -> None:
         """Ask for promotion; does not wait."""

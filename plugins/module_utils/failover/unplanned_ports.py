@@ -55,14 +55,17 @@ class Replica(Protocol):
 class World(Protocol):
     """Everything outside."""
 
-    def replica(self, name: str) -> Replica: ...
+    def replica(self, name: str) -> Replica:
+        """A member that can be asked."""
 
     def primary_answers(self) -> str | None:
         """How the old primary shows life, as seen from here just now; None where it does not."""
 
-    def monotonic(self) -> float: ...
+    def monotonic(self) -> float:
+        """Seconds of a clock that never jumps."""
 
-    def sleep(self, seconds: float) -> None: ...
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
 
     def gather(self, calls: Sequence[Callable[[], Any]], timeout: float) -> list[Any]:
         """Run all calls at once; per call its result, or the exception it raised (PortError after the timeout)."""

@@ -65,19 +65,24 @@ class _Item(Protocol):
     """What retention looks at: a base backup or a dump."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Its name in the repository."""
 
     @property
-    def stop_time(self) -> float: ...
+    def stop_time(self) -> float:
+        """When it ended, in seconds since the epoch."""
 
     @property
-    def pinned(self) -> str | None: ...
+    def pinned(self) -> str | None:
+        """Why it is kept whatever its age, None if it is not."""
 
     @property
-    def bad(self) -> bool: ...
+    def bad(self) -> bool:
+        """Whether the last check or drill found something wrong."""
 
     @property
-    def good(self) -> bool: ...
+    def good(self) -> bool:
+        """Whether the last check or drill found nothing wrong."""
 
 
 _AnyItem = TypeVar("_AnyItem", bound=_Item)
