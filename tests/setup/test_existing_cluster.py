@@ -8,6 +8,7 @@ The tests share one cluster and run in the order of this file; the last one prom
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,20 @@ def test_refuses_to_invent_passwords_for_a_cluster_that_has_others(orders: Fleet
         orders.secrets = kept
     assert run.says("the controller does not hold", "fleet_secrets_directory", "fleet_passwords")
     assert not (tmp_path / "empty" / "passwords").exists()
+    assert served_by(orders, "orders") == orders.hosts.address("pg1")
+
+
+def test_a_wrong_password_is_refused_until_the_next_run_has_set_it(orders: Fleet) -> None:
+    """The controller's password counts; who has another one does not get in."""
+    file = orders.secrets / "passwords/orders/orders_app"
+    file.write_text(file.read_text().strip()[::-1] + "\n")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        served_by(orders, "orders")
+    assert "authentication failed" in caught.value.stderr
+    run = orders.setup()
+    assert run.ok
+    assert run.changed["pg1"] == 1
+    assert run.changed["pg2"] == run.changed["pool1"] == 0
     assert served_by(orders, "orders") == orders.hosts.address("pg1")
 
 

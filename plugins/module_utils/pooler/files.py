@@ -66,7 +66,8 @@ def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         owner = _owner(wanted.config_file)
         try_files(wanted.config_file, changed, owner)
         _write(changed, owner)
-    if running and (changed or pending) and not check_mode:
+    # A worker that was killed in a pause has left its settings in the processes: `settled` brings the files' back.
+    if running and (changed or pending or params["state"] == "settled") and not check_mode:
         after = _reload(wanted, running, removed, params["timeout_seconds"])
         result["restart_required"] = sorted({name for one in after.values() for name in one.restart})
     return Outcome(

@@ -148,6 +148,15 @@ def test_a_process_that_does_not_go_by_its_files_is_reloaded(pool1: Pooler, data
     assert settings(pool1)["max_client_conn"] == "55"
 
 
+def test_what_a_killed_worker_set_for_its_pause_is_undone_in_the_end(poolers: Poolers, database: Server) -> None:
+    pooler = poolers.start("killed", {"orders": f"host={database.address} port={database.port}"}, min_pool_size=5)
+    pooler.console("SET min_pool_size = 0")
+    assert settings(pooler)["min_pool_size"] == "0"
+    outcome = commands.manage(params(pooler, state="settled"), False)
+    assert not outcome.changed
+    assert settings(pooler)["min_pool_size"] == "5"
+
+
 def test_a_pooler_that_does_not_run_gets_its_files(poolers: Poolers, database: Server) -> None:
     pooler = poolers.make("later", {})
     outcome = commands.manage(params(pooler, databases=[entry("orders", database)]), False)
