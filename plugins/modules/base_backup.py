@@ -21,6 +21,7 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.engine
 attributes:
   check_mode:
     support: full
@@ -30,10 +31,6 @@ attributes:
   platform:
     platforms: debian
 options:
-  config_file:
-    description: Configuration of the engine, written by the role C(backup).
-    type: path
-    default: /etc/dbops-fleet/backup.json
   repository:
     description: Take it into this repository alone.
     type: str

@@ -24,6 +24,11 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.engine
+  - dbops.fleet.engine.directory
+  - dbops.fleet.engine.cluster
+  - dbops.fleet.engine.owner
+  - dbops.fleet.recovery_target
 attributes:
   check_mode:
     support: full
@@ -52,39 +57,9 @@ options:
     description: Place with room for the whole cluster, owned by O(owner). A directory in it is made and removed.
     type: path
     default: /var/lib/postgresql/drill
-  target:
-    description: The point in time; V(immediate) is the end of the backup itself.
-    type: str
-    choices: [latest, immediate, time, lsn, xid, name]
-    default: latest
-  value:
-    description: The time with its zone such as V(2026-03-01 14:30:00+01:00), LSN, transaction id or restore point.
-    type: str
-  timeline:
-    description: V(latest), V(current) for that of the backup, or a number.
-    type: str
-    default: latest
-  backup:
-    description: Start from this one. The newest from which the target can be reached if not given.
-    type: str
   repository:
     description: Restore from and dump into this one. The first that can be opened if not given.
     type: str
-  system_identifier:
-    description: Of the cluster, where the repository knows several. The newest if not given.
-    type: int
-  owner:
-    description: Account of PostgreSQL, which the module acts as when it is started as root.
-    type: str
-    default: postgres
-  config_file:
-    description: Configuration of the engine, written by the role C(backup).
-    type: path
-    default: /etc/dbops-fleet/backup.json
-  engine_directory:
-    description: Where the engine and the command C(dbops) are installed; the replaying server fetches WAL with it.
-    type: path
-    default: /usr/lib/dbops-fleet
 seealso:
   - module: dbops.fleet.database_dump_restore
   - module: dbops.fleet.base_backup_restore

@@ -16,6 +16,9 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.engine
+  - dbops.fleet.engine.cluster
+  - dbops.fleet.engine.owner
 attributes:
   check_mode:
     support: full
@@ -24,20 +27,9 @@ attributes:
   platform:
     platforms: debian
 options:
-  config_file:
-    description: Configuration of the engine, written by the role C(backup).
-    type: path
-    default: /etc/dbops-fleet/backup.json
   repository:
     description: Read this one. The first that can be opened if not given.
     type: str
-  system_identifier:
-    description: Of the cluster, where the repository knows several. The newest if not given.
-    type: int
-  owner:
-    description: Account of PostgreSQL, which the module acts as when it is started as root.
-    type: str
-    default: postgres
 seealso:
   - module: dbops.fleet.base_backup
   - module: dbops.fleet.base_backup_restore

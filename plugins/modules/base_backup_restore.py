@@ -22,6 +22,11 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.engine
+  - dbops.fleet.engine.directory
+  - dbops.fleet.engine.cluster
+  - dbops.fleet.engine.owner
+  - dbops.fleet.recovery_target
 attributes:
   check_mode:
     support: full
@@ -31,39 +36,13 @@ attributes:
   platform:
     platforms: debian
 options:
-  config_file:
-    description: Configuration of the engine, written by the role C(backup).
-    type: path
-    default: /etc/dbops-fleet/backup.json
-  engine_directory:
-    description: Where the engine and the command C(dbops) are installed; the replaying server fetches WAL with it.
-    type: path
-    default: /usr/lib/dbops-fleet
   repository:
     description: Restore from this one. The first that can be opened if not given.
     type: str
-  system_identifier:
-    description: Of the cluster, where the repository knows several. The newest if not given.
-    type: int
   directory:
     description: The new data directory. Absent (its parent belongs to O(owner)) or empty, unless O(delta).
     type: path
     required: true
-  target:
-    description: Where recovery ends; V(immediate) is the end of the backup itself.
-    type: str
-    choices: [latest, immediate, time, lsn, xid, name]
-    default: latest
-  value:
-    description: The time with its zone such as V(2026-03-01 14:30:00+01:00), LSN, transaction id or restore point.
-    type: str
-  timeline:
-    description: V(latest), V(current) for that of the backup, or a number.
-    type: str
-    default: latest
-  backup:
-    description: Start from this one. The newest from which the target can be reached if not given.
-    type: str
   action:
     description:
       - V(scratch) makes a copy and never writes to the repository.
@@ -83,10 +62,6 @@ options:
     description: Use what lies in O(directory), and overwrite and delete what differs. Only over a data directory.
     type: bool
     default: false
-  owner:
-    description: Account of PostgreSQL, which the module acts as when it is started as root.
-    type: str
-    default: postgres
 seealso:
   - module: dbops.fleet.base_backup
   - module: dbops.fleet.base_backup_info

@@ -21,6 +21,7 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.engine
 attributes:
   check_mode:
     support: full
@@ -63,10 +64,6 @@ options:
   repository:
     description: This repository alone.
     type: str
-  config_file:
-    description: Configuration of the engine, written by the role C(backup).
-    type: path
-    default: /etc/dbops-fleet/backup.json
 seealso:
   - module: dbops.fleet.database_dump_info
   - module: dbops.fleet.database_dump_restore

@@ -21,6 +21,8 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.engine
+  - dbops.fleet.engine.cluster
 attributes:
   check_mode:
     support: full
@@ -52,13 +54,6 @@ options:
   repository:
     description: Load from this one. The first that can be opened if not given.
     type: str
-  system_identifier:
-    description: Of the cluster, where the repository knows several. The newest if not given.
-    type: int
-  config_file:
-    description: Configuration of the engine, written by the role C(backup).
-    type: path
-    default: /etc/dbops-fleet/backup.json
 seealso:
   - module: dbops.fleet.database_dump
   - module: dbops.fleet.base_backup_extract

@@ -21,6 +21,8 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.engine
+  - dbops.fleet.engine.directory
 attributes:
   check_mode:
     support: full
@@ -29,14 +31,6 @@ attributes:
   platform:
     platforms: debian
 options:
-  config_file:
-    description: Configuration of the engine, written by the role C(backup).
-    type: path
-    default: /etc/dbops-fleet/backup.json
-  engine_directory:
-    description: Where the engine and the command C(dbops) are installed.
-    type: path
-    default: /usr/lib/dbops-fleet
   archive_timeout:
     description:
       - Seconds after which a busy server ends a segment that is not full.
