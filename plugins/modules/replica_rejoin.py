@@ -36,7 +36,7 @@ options:
     description: This host's member.
     type: dict
     required: true
-    suboptions:
+    suboptions: &address
       name:
         description: Inventory name.
         type: str
@@ -53,19 +53,7 @@ options:
     description: The present primary.
     type: dict
     required: true
-    suboptions:
-      name:
-        description: Inventory name.
-        type: str
-        required: true
-      address:
-        description: Where the others reach it.
-        type: str
-        required: true
-      port:
-        description: Port of PostgreSQL.
-        type: int
-        default: 5432
+    suboptions: *address
   slot:
     description: Replication slot at the primary for this member; made if it is missing.
     type: str
@@ -99,19 +87,7 @@ options:
     type: list
     elements: dict
     default: []
-    suboptions:
-      name:
-        description: Inventory name.
-        type: str
-        required: true
-      address:
-        description: Where the others reach it.
-        type: str
-        required: true
-      port:
-        description: Port of PostgreSQL.
-        type: int
-        default: 5432
+    suboptions: *address
   version:
     description: Major version of the instance. V(0) or not given is the one that the host's Debian ships.
     type: int
