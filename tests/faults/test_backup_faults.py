@@ -9,8 +9,7 @@ restore_command (46, test_wal_archive.py), targets out of reach (48), drills tha
 what broken backups leave (56), pins (59). In unit tests: clocks (55) and timelines (49) in test_retention.py and
 test_targets.py. By Molecule: modules run twice (51), one table out of a backup (63).
 
-Not had: 41, because there are no chains of increments that could be broken; 61, because a catalogue entry that was
-deleted by hand cannot be made again yet.
+Not had: 41, because there are no chains of increments that could be broken.
 """
 
 from __future__ import annotations
@@ -281,6 +280,24 @@ def test_60_a_repository_that_was_copied_elsewhere_restores_as_it_is(engine: Eng
     engine.configure(repositories=[{"name": "local", "type": "directory", "path": str(new)}])
     engine.dbops("restore", "--to", str(place(engine)), "--action", "scratch")
     assert started(engine, place(engine), "restored").value("SELECT count(*) FROM t") == 3
+
+
+def test_61_a_catalogue_entry_that_was_deleted_is_found_out_and_made_again(engine: Engine) -> None:
+    engine.rows(3)
+    (entry,) = engine.json("backup")
+    engine.dbops("backup", "--full")
+    engine.objects(f"*/catalog/{entry['id']}.json")[0].unlink()
+    for path in engine.objects(f"*/backup/{entry['id']}/*"):
+        os.utime(path, (1, 1))
+    (problem,) = engine.json("check", "--all", status=1)["problems"]
+    assert f"dbops relist {entry['id']}" in problem
+    assert "nothing is deleted" in engine.dbops("expire", status=1).stderr
+    engine.dbops("relist", entry["id"])
+    assert engine.json("list")[0]["id"] == entry["id"]
+    assert engine.json("check", "--all")["problems"] == []
+    assert engine.json("verify", entry["id"])["good"]
+    told = engine.dbops("relist", entry["id"], status=1).stderr
+    assert "lost its catalogue entry" in told
 
 
 # Restores

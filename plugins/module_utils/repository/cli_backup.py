@@ -45,6 +45,8 @@ def add(top: Any) -> None:
     one.add_argument("--reason", required=True)
     one = _command(top, "unpin", _unpin, "let retention decide about a backup again")
     one.add_argument("backup")
+    one = _command(top, "relist", _relist, "make the catalogue entry of a backup again that somebody deleted")
+    one.add_argument("backup")
     _add_restore(top)
 
 
@@ -149,6 +151,11 @@ def _pin(config: Config, options: argparse.Namespace) -> int:
 
 def _unpin(config: Config, options: argparse.Namespace) -> int:
     _own_shelf(config, options).unpin(options.backup)
+    return 0
+
+
+def _relist(config: Config, options: argparse.Namespace) -> int:
+    _shelf(config, options).relist(options.backup)
     return 0
 
 

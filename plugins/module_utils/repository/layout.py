@@ -82,6 +82,11 @@ def begun_object(system: int, backup: str) -> str:
     return f"{system}/backup/{backup}/begun.json"
 
 
+def entry_object(system: int, backup: str) -> str:
+    """A copy of the catalogue entry, written just before it: from it a lost one is made again."""
+    return f"{system}/backup/{backup}/entry.json"
+
+
 def pack_object(system: int, backup: str, number: int) -> str:
     return f"{system}/backup/{backup}/pack-{number:06d}"
 

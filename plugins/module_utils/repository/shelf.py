@@ -25,6 +25,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository 
 
 # A backup that has written nothing for so long is not running any more.
 ABANDONED_SECONDS = 24 * 3600
+# Between the copy of an entry and the entry itself lies less than this.
+SETTLED_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,37 @@ class Shelf:
 
     def add(self, backup: Backup | Dump) -> None:
         """List a complete backup or dump: the last thing that is written."""
+        self.repository.put_json(layout.entry_object(self.system, backup.id), backup.to_dict())
         self.repository.put_json(layout.catalog_object(self.system, backup.id), backup.to_dict())
+
+    def unlisted(self) -> tuple[str, ...]:
+        """Complete backups and dumps whose catalogue entry is gone without retention having removed them.
+
+        Retention takes the begun-mark away first, so what has one and a copy of its entry was not removed by it.
+        """
+        settled = time.time() - SETTLED_SECONDS
+        waiting = (one.backup for one in self._unfinished() if one.newest < settled)
+        return tuple(one for one in waiting if any(True for _ in self._list(layout.entry_object(self.system, one))))
+
+    def relist(self, backup: str) -> None:
+        """Make a lost catalogue entry again.
+
+        Raises:
+            Refused: it is not lost.
+            OperationFailed: packs are gone as well, so it is given up: its remains go with the next `dbops expire`.
+        """
+        if backup not in self.unlisted():
+            raise Refused(
+                f"{backup} is no backup that lost its catalogue entry", remedy="`dbops check` names those that did."
+            )
+        key = layout.entry_object(self.system, backup)
+        entry = self._dump(key) if is_dump(backup) else self._backup(key)
+        try:
+            self.refuse_missing_packs(entry)
+        except OperationFailed:
+            self.repository.store.delete(layout.begun_object(self.system, backup))
+            raise
+        self.repository.put_json(layout.catalog_object(self.system, backup), entry.to_dict())
 
     def pin(self, backup: str, reason: str) -> None:
         """Keep a backup whatever retention says."""
@@ -153,7 +185,7 @@ class Shelf:
 
     def remove_dump(self, identifier: str) -> None:
         """Take a dump out of the catalogue; what it wrote and nobody else needs goes with the next `dbops expire`."""
-        for key in (layout.catalog_object(self.system, identifier), layout.begun_object(self.system, identifier)):
+        for key in (layout.begun_object(self.system, identifier), layout.catalog_object(self.system, identifier)):
             self.repository.store.delete(key)
 
     def refuse_missing_packs(self, entry: Backup | Dump) -> None:

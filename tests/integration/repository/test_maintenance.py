@@ -142,7 +142,8 @@ def test_what_a_broken_backup_left_is_swept_up_after_a_day(engine: Engine) -> No
     engine.rows(1)
     entry = backup(engine)
     listing = engine.objects(f"*/catalog/{entry['id']}.json")[0]
-    listing.unlink()  # as if it had been killed before its last act
+    listing.unlink()  # as if it had been killed before its last two acts
+    engine.objects(f"*/backup/{entry['id']}/entry.json")[0].unlink()
     second = backup(engine, "--full")
     engine.json("expire")
     assert engine.objects(f"*/backup/{entry['id']}/*")

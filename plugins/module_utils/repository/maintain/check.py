@@ -20,10 +20,15 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.inde
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Verification
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import Dump
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectCorrupt, StoreUnavailable
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import (
+    ObjectCorrupt,
+    ObjectMissing,
+    StoreUnavailable,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.files import unpack
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import fetch, gaps, inventory
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.store.interface import StoredObject
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import fetch, gaps, inventory, tail
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import along
 
 DAY_SECONDS = 86400
@@ -137,7 +142,7 @@ def check(shelf: Shelf, *, parts: int, threads: int, day: int | None = None) -> 
     bad: set[str] = set()
     wal_files = 0
     with ThreadPoolExecutor(threads) as workers:
-        keys = [item.key for item in shelf.repository.store.list(layout.wal_prefix(shelf.system)) if due(item.key)]
+        keys = [item.key for item in _all_wal(shelf) if due(item.key)]
         for found in workers.map(lambda key: _check_wal(shelf, key), keys):
             wal_files += 1
             problems += found
@@ -148,6 +153,10 @@ def check(shelf: Shelf, *, parts: int, threads: int, day: int | None = None) -> 
             frames += number
             problems += found
     problems += _gaps(shelf)
+    problems += [
+        f"{one} is whole, but its catalogue entry is gone; `dbops relist {one}` makes it again"
+        for one in shelf.unlisted()
+    ]
     bad |= _damaged(listed, shelf, problems)
     for backup in sorted(bad):
         shelf.record(Verification(backup, "read", time.time(), False, problems[0]))
@@ -183,6 +192,12 @@ def _check_run(shelf: Shelf, run: list[Frame]) -> tuple[int, list[str]]:
     return len(run), problems
 
 
+def _all_wal(shelf: Shelf) -> Iterator[StoredObject]:
+    """The archive, and what was received before its segment was full."""
+    yield from shelf.repository.store.list(layout.wal_prefix(shelf.system))
+    yield from shelf.repository.store.list(tail.prefix(shelf.system))
+
+
 def _check_wal(shelf: Shelf, key: str) -> list[str]:
     parsed = layout.parse_wal_object(key)
     if parsed is None:
@@ -191,6 +206,9 @@ def _check_wal(shelf: Shelf, key: str) -> list[str]:
         shelf.repository.decode(shelf.repository.store.read(key), key, parsed[1])
     except StoreUnavailable:
         raise
+    except ObjectMissing as error:
+        # The receiver has taken a piece away whose segment was archived in the meantime.
+        return [] if key.startswith(tail.prefix(shelf.system)) else [f"{key}: {error}"]
     except FleetError as error:
         return [f"{key}: {error}"]
     return []

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import Dump
@@ -38,7 +39,8 @@ class Removal:
     Attributes:
         decided: the plan for backups.
         dumps: the plan for dumps.
-        listings: catalogue entries and begun-marks; these go first, so that nothing is listed whose data are going.
+        listings: begun-marks and catalogue entries; these go first, so that nothing is listed whose data are going,
+            and the marks before the entries, so that nothing looks as if its entry was lost.
         objects: the data.
         segments: names of the WAL segments among them.
         size: bytes that become free.
@@ -76,6 +78,7 @@ def decide(shelf: Shelf, policy: Policy, dump_policy: Policy | None = None) -> R
         Refused: nothing may be deleted; see retention.plan.
     """
     now = time.time()
+    _refuse_unlisted(shelf)
     listed = shelf.listed()
     decided = _sparing_bases(plan(listed, policy, now), shelf.unfinished(), now)
     kept = [item.backup for item in listed if item.backup.id in decided.keep]
@@ -109,10 +112,21 @@ def carry_out(shelf: Shelf, removal: Removal) -> None:
     """Delete it. Killed half-way, the next run finds the rest."""
     if removal.horizon is not None:
         _move_horizon(shelf, removal.horizon)
-    for keys in (removal.listings, removal.objects):
+    begun = [key for key in removal.listings if key.endswith("/begun.json")]
+    entries = [key for key in removal.listings if not key.endswith("/begun.json")]
+    for keys in (begun, entries, removal.objects):
         with ThreadPoolExecutor(DELETING_THREADS) as workers:
             list(workers.map(shelf.repository.store.delete, keys))
     shelf.repository.store.sweep(time.time() - ABANDONED_SECONDS)
+
+
+def _refuse_unlisted(shelf: Shelf) -> None:
+    lost = shelf.unlisted()
+    if lost:
+        raise Refused(
+            f"The catalogue entry of {', '.join(lost)} is gone, so its WAL would be deleted; nothing is deleted",
+            remedy=f"Run `dbops relist {lost[0]}`.",
+        )
 
 
 def _move_horizon(shelf: Shelf, number: int) -> None:
