@@ -8,11 +8,13 @@ Power cuts, a killed ansible-playbook and a controller that lost its network: te
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_worker
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import last_failover_file
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_steps import STEPS
 from ansible_collections.dbops.fleet.tests.faults.killed import killed_at_entry
 from ansible_collections.dbops.fleet.tests.faults.load import Load
@@ -52,3 +54,23 @@ def test_f02_a_killed_worker_leaves_one_primary_at_most_and_a_rerun_finishes(
         sibling = cluster.servers["n3" if new.name == "n2" else "n2"]
         sibling.wait_for_streaming()
         sibling.wait_for_replay(new)
+
+
+def test_f02_a_worker_that_ended_alone_is_finished_and_not_taken_for_a_false_alarm(tmp_path: Path) -> None:
+    """ansible-playbook was killed: nobody let clients go, and no record of the failover was left on the members."""
+    with Servers() as servers:
+        cluster = LoopbackCluster(servers, tmp_path)
+        cluster.n1.kill()
+        cluster.cut.add("n1")
+        first = cluster.fail_over(OFF)
+        assert first["state"] == "ok", first
+        again = cluster.fail_over(OFF)
+        assert again["plan"].action == "finish"
+        assert again["state"] == "ok", again
+        assert again["record"]["candidate"] == first["record"]["candidate"]
+        assert again["record"]["new_timeline"] == first["record"]["new_timeline"]
+        # With the record that the playbook leaves at its end, a primary that is well is a reason to refuse again.
+        for name in ("n2", "n3"):
+            record = last_failover_file(cluster.state(name), "orders")
+            record.write_text(json.dumps({"operation": f"{cluster.operations:04}", "ended": 0.0}))
+        assert "alive" in cluster.fail_over(OFF)["refusals"]
