@@ -132,7 +132,9 @@ class Shelf:
         """
         settled = time.time() - SETTLED_SECONDS
         waiting = (one.backup for one in self._unfinished() if one.newest < settled)
-        return tuple(one for one in waiting if any(True for _ in self._list(layout.entry_object(self.system, one))))
+        return tuple(
+            one for one in waiting if any(True for _found in self._list(layout.entry_object(self.system, one)))
+        )
 
     def relist(self, backup: str) -> None:
         """Make a lost catalogue entry again.
