@@ -72,6 +72,10 @@ state:
       description: When that arrived.
       type: float
       sample: 1772325000.25
+    received_lsn:
+      description: Up to where every repository has what was sent before its segment was full; null where nothing was.
+      type: str
+      sample: 0/5A00000
     rpo_seconds:
       description: The greatest age of changes that are in no archive; V(0) when there are none.
       type: float

@@ -19,7 +19,13 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import clus
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import repository as repositories
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import answer, archiver, commands, status
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import (
+    answer,
+    archiver,
+    commands,
+    receive,
+    status,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.fetch import fetch
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.health import ArchiveState
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.push import push
@@ -55,6 +61,8 @@ def add(top: Any) -> None:
     one.set_defaults(run=_get, status_of_failure=answer.STOP)
     one = wal.add_parser("archiver", help="archive ahead of PostgreSQL until stopped (run by systemd)")
     one.set_defaults(run=_archiver)
+    one = wal.add_parser("receive", help="send WAL before its segment is full, until stopped (run by systemd)")
+    one.set_defaults(run=_receive)
     one = wal.add_parser("status", help="what is archived, up to where, and what is missing")
     one.set_defaults(run=_status)
     one = wal.add_parser("prove", help="force a segment into the archive and fetch it back")
@@ -127,6 +135,12 @@ def _archiver(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
+def _receive(config: Config, options: argparse.Namespace) -> int:
+    os.umask(0o077)
+    receive.serve(config)
+    return 0
+
+
 def archive_command(config: Config, config_file: str, installed: str = commands.INSTALLED) -> str:
     """Our archive_command for this host."""
     system = clusters.read(config).system
@@ -151,6 +165,8 @@ def _show(state: ArchiveState) -> None:
     print(f"archiving: {'yes' if state.archiving else 'NO'}")
     if state.archived_lsn is not None and state.archived_time is not None:
         print(f"archived up to: {state.archived_lsn}, {shown(state.archived_time)}")
+    if state.received_lsn is not None:
+        print(f"received up to: {state.received_lsn}")
     if state.rpo_seconds is not None:
         print(f"changes that are in no archive are at most {state.rpo_seconds:.0f} s old")
     for view in state.repositories:

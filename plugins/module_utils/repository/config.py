@@ -62,6 +62,7 @@ class WalSettings:
         threads: segments that are archived at a time.
         ahead: segments that are archived before PostgreSQL asks for them.
         prefetch: segments that are fetched before PostgreSQL asks for them.
+        receive_seconds: after so long what was written since is sent, where the receiver runs.
         timeout_seconds: `archive_command` gives up after this and PostgreSQL tries again.
     """
 
@@ -69,6 +70,7 @@ class WalSettings:
     threads: int = 2
     ahead: int = 64
     prefetch: int = 32
+    receive_seconds: float = 2
     timeout_seconds: float = 60
 
 

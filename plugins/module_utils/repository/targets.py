@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, shown
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import tail
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.gaps import missing, reachable_end
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment, along
 
@@ -100,11 +101,13 @@ class Archive:
         held: every segment with the time of its arrival.
         histories: of all timelines that have a history file.
         horizon: number of the first segment that retention keeps without holes.
+        received: of segments that are not full yet, how many bytes there are and since when (wal/tail.py).
     """
 
     held: Mapping[Segment, float]
     histories: Mapping[int, TimelineHistory]
     horizon: int = 0
+    received: Mapping[Segment, tuple[int, float]] = field(default_factory=dict)
 
     def history(self, timeline: int) -> TimelineHistory | None:
         """None where the file is missing; timeline 1 has none."""
@@ -119,8 +122,9 @@ class Choice:
         backup: to restore.
         history: the line of timelines that replay follows.
         end: the end of the last segment that the archive can give along this line without a gap.
-        last_time: when that segment arrived, seconds since the epoch.
+        last_time: when the last WAL of it arrived, seconds since the epoch.
         behind_gap: segments of this line that are in the archive, but behind a missing one.
+        received: the end of what was received behind `end` before its segment was full; None for nothing.
     """
 
     backup: Backup
@@ -128,6 +132,12 @@ class Choice:
     end: Lsn
     last_time: float
     behind_gap: int = 0
+    received: Lsn | None = None
+
+    @property
+    def reach(self) -> Lsn:
+        """The end of all WAL that there is."""
+        return self.received or self.end
 
 
 @dataclass(frozen=True)
@@ -206,17 +216,21 @@ def _reach(backup: Backup, archive: Archive, target: Target) -> Choice | str:
     if end is None:
         return "its first WAL segment is missing"
     last = archive.held[_last(archive, history, end, size)]
-    choice = Choice(backup, history, end, last, _behind(archive, history, end, size))
+    behind = _behind(archive, history, end, size)
+    received = None if behind else tail.reach(archive.received, history.timeline, end, size)
+    if received is not None:
+        last = received[1]
+    choice = Choice(backup, history, end, last, behind, received[0] if received else None)
     if target.kind == "time" and target.time is not None:
         if target.time < backup.stop_time:
             return f"it ended at {shown(backup.stop_time)}, after the target"
         if target.time > last:
-            return f"its WAL ends at {end}, archived at {shown(last)}, before the target"
+            return f"its WAL ends at {choice.reach}, archived at {shown(last)}, before the target"
     if target.kind == "lsn" and target.lsn is not None:
         if target.lsn < backup.stop_lsn:
             return f"it is consistent only from {backup.stop_lsn} on, after the target"
-        if target.lsn > end:
-            return f"its WAL ends at {end}, before the target"
+        if target.lsn > choice.reach:
+            return f"its WAL ends at {choice.reach}, before the target"
     return choice
 
 
@@ -278,7 +292,7 @@ def _offer(backup: Backup, archive: Archive) -> Offer | None:
         backup=backup.id,
         from_lsn=backup.stop_lsn,
         from_time=shown(backup.stop_time),
-        to_lsn=choice.end,
+        to_lsn=choice.reach,
         to_time=shown(choice.last_time),
         to_time_seconds=choice.last_time,
         timeline=choice.history.timeline,

@@ -121,6 +121,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "wal/inventory",
         "wal/operation",
         "wal/push",
+        "wal/receive",
         "wal/status",
     ),
     "topology": (

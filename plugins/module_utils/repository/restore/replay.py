@@ -37,7 +37,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.rec
     wal_sizes,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import Choice, Target
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import commands
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import commands, receive
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.answer import Found
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.fetch import fetch
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment, along
@@ -154,6 +154,8 @@ def replay(
         ahead = target_directory / "dbops-prefetch"
         shutil.rmtree(ahead, ignore_errors=True)
         ahead.mkdir(mode=0o700)
+        if choice.received is not None and target.kind != "immediate":
+            receive.place(repository, cluster, choice.history.timeline, choice.end, ahead)
         values = settings(
             choice,
             target,

@@ -74,7 +74,7 @@ class Plan:
             "backup_time": shown(backup.stop_time),
             "timeline": self.choice.history.timeline,
             "wal_from": str(backup.start_lsn),
-            "wal_to": str(self.choice.end),
+            "wal_to": str(self.choice.reach),
             "newest_wal_time": shown(self.choice.last_time),
             "segments_behind_a_gap": self.choice.behind_gap,
             "target": f"{request.target.kind} {request.target.value}".rstrip(),

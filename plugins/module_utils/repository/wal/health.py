@@ -77,12 +77,18 @@ class RepositoryView(Record):
         address: where it is.
         error: why it could not be read; None when it could.
         timelines: reports, oldest timeline first.
+        received_lsn: the end of what was received before its segment was full; None where nothing was.
+        received_time: when that arrived, seconds since the epoch.
+        received_timeline: of that.
     """
 
     name: str
     address: str = ""
     error: str | None = None
     timelines: tuple[TimelineReport, ...] = ()
+    received_lsn: Lsn | None = None
+    received_time: float | None = None
+    received_timeline: int | None = None
 
     def timeline(self, number: int) -> TimelineReport | None:
         return next((report for report in self.timelines if report.timeline == number), None)
@@ -98,6 +104,8 @@ class ArchiveState(Record):
         archived_lsn: up to which every repository holds the current timeline without a gap; None where one holds
             nothing.
         archived_time: when that last segment arrived, seconds since the epoch.
+        received_lsn: up to which every repository has the WAL, with what was received before its segment was full; None
+            where nothing was received behind the archive.
         rpo_seconds: how old the oldest change can be that is in no archive; 0 when there is none, None when not known.
         server: its view; None when it does not answer.
         repositories: their views.
@@ -112,6 +120,7 @@ class ArchiveState(Record):
     server: ServerView | None
     repositories: tuple[RepositoryView, ...]
     problems: tuple[Problem, ...]
+    received_lsn: Lsn | None = None
 
 
 @dataclass(frozen=True)
@@ -141,11 +150,12 @@ def judge(
     """
     problems = [problem for view in repositories for problem in _repository_problems(view)]
     configured = False
-    archived_lsn, archived_time, rpo = None, None, None
+    archived_lsn, archived_time, rpo, received_lsn = None, None, None, None
     if server is not None:
         configured = server.archive_mode in ("on", "always") and server.archive_command == expected_command
         archived_lsn, archived_time = _archived(server.timeline, repositories)
-        rpo = _rpo(server, archived_lsn, archived_time, now)
+        received_lsn, received_time = _received(server.timeline, archived_lsn, repositories)
+        rpo = _rpo(server, received_lsn or archived_lsn, received_time or archived_time, now)
         problems += _server_problems(server, repositories, configured)
         problems += _age_problems(rpo, limits)
     else:
@@ -160,6 +170,7 @@ def judge(
         server=server,
         repositories=repositories,
         problems=tuple(sorted(problems, key=lambda problem: problem.severity)),
+        received_lsn=received_lsn,
     )
 
 
@@ -171,6 +182,21 @@ def _archived(timeline: int, repositories: tuple[RepositoryView, ...]) -> tuple[
         return None, None
     worst = min(held, key=lambda report: report.frontier)
     return worst.frontier, worst.last_time
+
+
+def _received(
+    timeline: int, archived: Lsn | None, repositories: tuple[RepositoryView, ...]
+) -> tuple[Lsn | None, float | None]:
+    """The position behind the archive that the worst repository has received.
+
+    Just after a promotion the archive has nothing of the timeline yet, and the tail begins with its first segment.
+    """
+    mine = [view for view in repositories if view.received_timeline == timeline]
+    found = [(view.received_lsn, view.received_time) for view in mine if view.received_lsn is not None]
+    if not found or len(found) < len(repositories):
+        return None, None
+    lsn, arrived = min(found, key=lambda one: one[0])
+    return (lsn, arrived) if archived is None or lsn > archived else (None, None)
 
 
 def _rpo(server: ServerView, archived: Lsn | None, archived_time: float | None, now: float) -> float | None:

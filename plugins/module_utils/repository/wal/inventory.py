@@ -10,6 +10,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import layo
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectCorrupt
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import Archive
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import tail
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, Segment, kind_of
 
 
@@ -38,4 +39,6 @@ def read(repository: Repository, system: int, segment_size: int) -> Archive:
             except ValueError as error:
                 raise ObjectCorrupt(f"{repository.store.address}: {item.key}: {error}") from None
     marks = [int(item.key.rpartition("/")[2]) for item in repository.store.list(layout.horizon_prefix(system))]
-    return Archive(held, histories, max(marks, default=0))
+    parts = (tail.parse(item.key, item.modified, segment_size) for item in repository.store.list(tail.prefix(system)))
+    received = tail.received(part for part in parts if part is not None)
+    return Archive(held, histories, max(marks, default=0), received)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import server
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
@@ -49,9 +50,12 @@ def _repository(settings: RepositorySettings, config: Config, cluster: Cluster) 
         archive = inventory.read(repository, cluster.system, cluster.segment_size)
     except FleetError as error:
         return RepositoryView(settings.name, error=str(error))
-    return RepositoryView(
-        settings.name, repository.store.address, None, gaps.report(archive.held, time.time(), archive.horizon)
-    )
+    timelines = gaps.report(archive.held, time.time(), archive.horizon)
+    newest = max(archive.received, default=None)
+    length, arrived = archive.received[newest] if newest else (0, None)
+    received = Lsn(newest.start + length) if newest else None
+    timeline = newest.timeline if newest else None
+    return RepositoryView(settings.name, repository.store.address, None, timelines, received, arrived, timeline)
 
 
 def prove(config: Config, *, timeout_seconds: float) -> dict[str, float | str]:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets imp
     Archive,
     Target,
     choose,
+    offers,
     parse_target,
     replay_limits,
 )
@@ -203,3 +206,23 @@ def test_what_cannot_be_read_is_refused(kind: str, value: str, timeline: str) ->
 def test_replay_limits_are_the_largest_of_all_later_settings() -> None:
     recorded = [{"max_connections": "100"}, {"max_connections": "300", "work_mem": "4"}, {"max_wal_senders": "7"}]
     assert replay_limits(recorded) == {"max_connections": 300, "max_wal_senders": 7}
+
+
+def test_what_was_received_behind_the_archive_is_reached_too() -> None:
+    tail = {Segment(1, 10, SIZE): (4096, 700.0), Segment(1, 12, SIZE): (4096, 800.0)}
+    whole = replace(archive((1, range(10))), received=tail)
+    taken = [Listed(backup("b", 3))]
+    choice = choose(taken, whole, Target())
+    assert (choice.end, choice.reach, choice.last_time) == (at(10, 0), at(10, 4096), 700.0)
+    assert offers(taken, whole)[0].to_lsn == at(10, 4096)
+    assert choose(taken, whole, parse_target("lsn", str(at(10, 4000)))).reach == at(10, 4096)
+    with pytest.raises(Refused, match="before the target"):
+        choose(taken, whole, parse_target("lsn", str(at(10, 5000))))
+
+
+def test_what_was_received_on_a_timeline_that_is_not_followed_or_behind_a_gap_is_left_out() -> None:
+    taken = [Listed(backup("b", 3))]
+    other = replace(archive((1, range(10))), received={Segment(2, 10, SIZE): (4096, 700.0)})
+    assert choose(taken, other, Target()).received is None
+    gap = replace(archive((1, range(8)), (1, range(9, 11))), received={Segment(1, 8, SIZE): (4096, 700.0)})
+    assert choose(taken, gap, parse_target("lsn", str(at(7)))).received is None

@@ -102,3 +102,24 @@ def test_a_silent_server_is_a_warning_and_the_repositories_are_still_read() -> N
     assert codes(state) == ["server_silent"]
     assert not state.archiving
     assert ArchiveState.from_dict(state.to_dict()) == state
+
+
+def test_what_was_received_before_its_segment_was_full_counts_and_the_worst_repository_decides() -> None:
+    lsn = Lsn(4 * SIZE + 4900)
+    first = replace(view(1, 2, 3), received_lsn=Lsn(4 * SIZE + 5000), received_time=NOW - 1, received_timeline=1)
+    second = replace(view(1, 2, 3, name="s3"), received_lsn=lsn, received_time=NOW - 3, received_timeline=1)
+    assert judged(SERVER, first).rpo_seconds == 0
+    state = judged(SERVER, first, second)
+    assert (state.received_lsn, state.rpo_seconds) == (lsn, 3)
+    # One that received nothing, or only what is archived by now, is as good as its archive.
+    assert judged(SERVER, first, view(1, 2, 3, name="s3")).rpo_seconds == 50
+    old = replace(view(1, 2, 3), received_lsn=Lsn(3 * SIZE), received_time=NOW - 1, received_timeline=1)
+    assert judged(SERVER, old).received_lsn is None
+
+
+def test_just_after_a_promotion_what_was_received_is_all_that_there_is_of_the_timeline() -> None:
+    promoted = replace(SERVER, timeline=2)
+    received = replace(view(1, 2, 3), received_lsn=Lsn(4 * SIZE + 4900), received_time=NOW - 2, received_timeline=2)
+    state = judged(promoted, received)
+    assert (state.archived_lsn, state.received_lsn, state.rpo_seconds) == (None, 4 * SIZE + 4900, 2)
+    assert judged(promoted, replace(received, received_timeline=1)).rpo_seconds is None
