@@ -57,7 +57,7 @@ bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH
 	  echo "Running $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 .PHONY: demo hosts hosts-exist hosts-destroy
-demo: hosts ## A fleet on test hosts: setup, load, report
+demo: hosts ## A fleet on test hosts: setup, switchover, failover, backups, everything lost and back
 	@tools/demo
 
 # Test hosts are containers, mounts and a bridge: root's work.
