@@ -52,7 +52,6 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "unplanned_failover",
         "unplanned_fence",
         "unplanned_params",
-        "unplanned_plan",
         "unplanned_planning",
         "unplanned_rejoin",
         "unplanned_remote",
