@@ -70,6 +70,20 @@ def test_check_mode_tells_the_change_and_a_second_run_changes_nothing(fresh: Eng
     assert state["problems"] == []
 
 
+def test_an_archive_that_begins_after_a_promotion_has_its_history_and_restores(fresh: Engine) -> None:
+    server = fresh.server
+    fresh.rows(3)
+    server.stop()
+    (server.data / "standby.signal").touch()
+    server.start()
+    server.value("SELECT pg_promote()")
+    call(fresh, "wal_archive")
+    assert fresh.objects("*/wal/history/00000002.history-*")
+    fresh.dbops("backup")
+    report = fresh.json("restore", "--to", str(directory(fresh.servers.root / "to") / "data"))
+    assert report["new_timeline"] == 3
+
+
 def test_archiving_that_needs_a_restart_is_said_and_not_proven(servers: Servers) -> None:
     server = servers.primary("db1")
     path = directory(servers.root / "repository")

@@ -58,7 +58,10 @@ def settings(choice: Choice, target: Target, *, restore_command: str, limits: Ma
         "recovery_min_apply_delay": "0",
         "recovery_target_action": "pause",
         "recovery_target_inclusive": "on",
-        "recovery_target_timeline": str(choice.history.timeline),
+        # By number PostgreSQL wants the timeline's history file, which an archive that began later does not have.
+        "recovery_target_timeline": "current"
+        if choice.history.timeline == choice.backup.timeline
+        else str(choice.history.timeline),
         **{name: str(value) for name, value in limits.items()},
     }
     if target.kind == "immediate":

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
@@ -22,6 +23,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems im
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import commands, status
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.health import Limits, ServerView
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.push import push
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,18 @@ def _described(config: Config, need: Need, view: ServerView, archive_timeout: st
 
 
 def _apply(session: Any, config: Config, cluster: Cluster, need: Need) -> None:
-    """Repositories first: the server must not be told to archive into what is not there."""
+    """Repositories first: the server must not be told to archive into what is not there.
+
+    The server archives the history of a timeline once, when it begins; a repository that comes later gets it here.
+    """
     for settings in config.repositories:
         if settings.name in need.repositories:
             repositories.init(
                 settings, config, system=cluster.system, major=cluster.major, segment_size=cluster.segment_size
             )
+            opened = repositories.open_repository(settings, config)
+            for path in sorted(Path(config.data_directory, "pg_wal").glob("*.history")):
+                push([opened], cluster, path, level=config.wal.level)
     for name, value in need.settings.items():
         session.execute(f"alter system set {name} = {_literal(session, value)}")
     if need.settings:

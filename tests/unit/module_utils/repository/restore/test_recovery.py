@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -78,7 +79,10 @@ def test_at_most_one_target_is_set_and_nothing_reaches_the_outside(kind: str) ->
     assert values["archive_mode"] == "off"
     assert values["listen_addresses"] == ""
     assert values["primary_conninfo"] == ""
-    assert values["recovery_target_timeline"] == "1"
+    assert values["recovery_target_timeline"] == "current"
+    later = dataclasses.replace(CHOICE, history=TimelineHistory(3))
+    values = settings(later, Target(kind, "x"), restore_command="get", limits={"max_connections": 300})
+    assert values["recovery_target_timeline"] == "3"
     assert values["max_connections"] == "300"
 
 
