@@ -98,7 +98,7 @@ def clone(request: CloneRequest, *, wait_seconds: float | None = None, check_mod
         An outcome with `action` (nothing, clone, finish, join), `steps`, `msg` and the figures of progress.
     """
     with _locked(request, check_mode):
-        target = observe.read_target(request)
+        target = _read_target(request)
         earlier = unfinished(target)
         ours = (request.copy_directory, request.data_directory)
         if earlier is not None and not target.worker_alive and not check_mode and earlier.directory in ours:
@@ -128,6 +128,15 @@ def clone(request: CloneRequest, *, wait_seconds: float | None = None, check_mod
         left = None if wait_seconds is None else max(0.0, wait_seconds - (time.monotonic() - begun))
         return clone(request, wait_seconds=left)
     return Outcome(True, result | _progress(marker), before, after, plan.warnings)
+
+
+def _read_target(request: CloneRequest) -> Target:
+    """As found. A worker that has noted its failure is about to end, and nobody should join it."""
+    while True:
+        target = observe.read_target(request)
+        if not target.worker_alive or target.marker is None or target.marker.phase != "failed":
+            return target
+        time.sleep(POLL_SECONDS)
 
 
 def make_plan(request: CloneRequest, target: Target, *, own_slot_seconds: float = 0.0) -> Plan:

@@ -55,7 +55,6 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "unplanned_planning",
         "unplanned_rejoin",
         "unplanned_remote",
-        "unplanned_report",
         "unplanned_sight",
         "unplanned_worker",
         "wal_end",
