@@ -81,9 +81,7 @@ def take(
     with _only_one(config), server.connected(config) as session:
         facts = refuse_unfit(session)
         base, known = _lent(shelf, None if full else base_of(shelf.listed()))
-        started = time.time()
-        backup = new_id(started, incremental=base is not None)
-        _begin(shelf, backup, base, yielding=yielding)
+        backup, started = _reserve(shelf, base, yielding=yielding)
         with contextlib.closing(known), _writer(config, shelf, backup, known) as writer:
             with contextlib.closing(BaseBackupStream(config, label=backup, fast=fast)) as stream:
                 if stream.system != cluster.system:
@@ -168,6 +166,24 @@ def _lent(shelf: Shelf, base: Backup | None) -> tuple[Backup | None, KnownFrames
             known.close()
             return None, KnownFrames()
     return base, known
+
+
+def _reserve(shelf: Shelf, base: Backup | None, *, yielding: bool) -> tuple[str, float]:
+    """An id, which names the second that the backup begins in, and that moment.
+
+    Where one that was killed or failed within the second has it, the next second is waited for.
+    """
+    while True:
+        started = time.time()
+        backup = new_id(started, incremental=base is not None)
+        try:
+            _begin(shelf, backup, base, yielding=yielding)
+        except AnotherBegan:
+            if yielding:
+                raise
+            time.sleep(1 - time.time() % 1)
+        else:
+            return backup, started
 
 
 def _begin(shelf: Shelf, backup: str, base: Backup | None, *, yielding: bool) -> None:
