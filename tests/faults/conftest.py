@@ -8,6 +8,7 @@ They go to .cache/results/faults.json. A run of some tests changes only theirs, 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -63,9 +64,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _keep(test: str, figures: dict[str, Any]) -> None:
-    known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    known[test] = figures
     FIGURES.parent.mkdir(parents=True, exist_ok=True)
-    new = FIGURES.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(known, indent=1, sort_keys=True))
-    new.replace(FIGURES)
+    with FIGURES.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        known[test] = figures
+        new = FIGURES.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(known, indent=1, sort_keys=True))
+        new.replace(FIGURES)
