@@ -203,7 +203,6 @@ class Poolers:
             only: names of endpoints, to leave the others paused.
         """
         chosen = [held for held in self._held if only is None or held.endpoint in only]
-        self._note_settings(timeout_seconds)
         unverified = self._resume(chosen, timeout_seconds)
         errors: Errors = {held.endpoint: None for held in chosen}
         for held, reason in unverified:
@@ -326,6 +325,18 @@ class Poolers:
         self._note_settings(timeout_seconds)
         self._set_noted("min_pool_size", timeout_seconds, "0")
 
+    def _log_in_at_once(self, timeout_seconds: float) -> None:
+        """Put the settings back, and until then have PgBouncer wait for nothing before its next login.
+
+        One that broke off in the pause would keep it from that for `server_login_retry`, and from then on until it
+        wakes up, up to a third of a second later. A command at the console wakes it up. All this comes after RESUME:
+        a process that does not answer must not keep clients of the others waiting.
+        """
+        self._note_settings(timeout_seconds)
+        self._set_noted("server_login_retry", timeout_seconds, _RETRY_AT_ONCE)
+        for setting in _SET_IN_A_PAUSE:
+            self._set_noted(setting, timeout_seconds)
+
     def _note_settings(self, timeout_seconds: float) -> None:
         if not self._noted:
             for name, reply in self._ask("SHOW CONFIG", timeout_seconds).items():
@@ -369,12 +380,7 @@ class Poolers:
         )
 
     def _resume(self, chosen: Sequence[_Held], timeout_seconds: float) -> list[tuple[_Held, str]]:
-        """RESUME, once more over a fresh login where the first failed; what is not verified as resumed, and why.
-
-        A login that broke off in the pause would keep PgBouncer from the next one for `server_login_retry`, and from
-        then on until it wakes up, up to a third of a second later.
-        """
-        self._set_noted("server_login_retry", timeout_seconds, _RETRY_AT_ONCE)
+        """RESUME, once more over a fresh login where the first failed; what is not verified as resumed, and why."""
         failures = self._send_resume(chosen, timeout_seconds)
         # A process that is frozen has RESUME in its receive buffer now, behind PAUSE, and obeys when it is thawed.
         outcomes = open_together([held.rescuer.endpoint for held, _reason in failures], timeout_seconds)
@@ -394,8 +400,7 @@ class Poolers:
                 lost.append((held, reply.error or ""))
             elif any(row.name == held.database and row.paused for row in rows):
                 lost.append((held, "still paused"))
-        for setting in _SET_IN_A_PAUSE:
-            self._set_noted(setting, timeout_seconds)
+        self._log_in_at_once(timeout_seconds)
         return lost
 
     def _send_resume(self, chosen: Sequence[_Held], timeout_seconds: float) -> list[tuple[_Held, str]]:
