@@ -65,6 +65,7 @@ class Result:
     passed: int
     failed: int
     skipped: int = 0
+    failures: tuple[str, ...] = ()
 
 
 def scenarios() -> list[str]:
@@ -135,6 +136,15 @@ def count(report: Path, exit_code: int) -> tuple[int, int, int]:
     return passed, failed, totals["skipped"]
 
 
+def failures(report: Path) -> list[str]:
+    """The names of the tests of a pytest run that failed, as `file::test`."""
+    if not report.exists():
+        return []
+    cases = ElementTree.parse(report).iter("testcase")
+    bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    return [f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}" for case in bad]
+
+
 def run(part: str, command: list[str]) -> Result:
     print(f"\n=== {part}: {' '.join(command)}", flush=True)
     report = RESULTS / f"{part}.xml"
@@ -145,7 +155,7 @@ def run(part: str, command: list[str]) -> Result:
     exit_code = execute([*command, f"--junitxml={report}"] if is_pytest else command)
     seconds = time.monotonic() - started
     if is_pytest:
-        return Result(part, seconds, *count(report, exit_code))
+        return Result(part, seconds, *count(report, exit_code), failures=tuple(failures(report)))
     return Result(part, seconds, passed=int(exit_code == 0), failed=int(exit_code != 0))
 
 
@@ -155,6 +165,8 @@ def table(results: list[Result]) -> str:
         f"{r.part:<32} {r.seconds:>8.1f} {r.passed:>7} {r.failed:>7} {r.skipped:>8}  {'FAILED' if r.failed else 'ok'}"
         for r in results
     ]
+    # Named once more at the end: whoever reads only the end of a long log needs no more to begin.
+    lines += [f"FAILED {name}" for r in results for name in r.failures]
     return "\n".join(lines)
 
 

@@ -133,10 +133,7 @@ def test_f07_the_most_advanced_replica_is_chosen_and_the_loss_is_estimated(clust
 def test_a_named_candidate_that_is_behind_gets_the_rest_from_another_replica(cluster: LoopbackCluster) -> None:
     n2, n3 = cluster.servers["n2"], cluster.servers["n3"]
     # n2 loses its upstream before the rows are written, and so cannot have them in its receive buffer either.
-    n2.follow(n2)
-    wait_until(
-        lambda: n2.value("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'") == 0, "n2 alone"
-    )
+    n2.follow_nobody()
     cluster.n1.sql("INSERT INTO acked SELECT generate_series(1, 2000)")
     n3.wait_for_replay(cluster.n1)
     cluster.n1.kill()
@@ -152,7 +149,7 @@ def test_f11_what_lies_on_disk_counts_for_a_standby_that_was_restarted(cluster: 
     """n3 received rows, does not replay them (a long delay), and is restarted when its upstream is gone."""
     n3 = cluster.servers["n3"]
     n3.configure(recovery_min_apply_delay="1h").restart().wait_for_streaming()
-    cluster.servers["n2"].follow(cluster.servers["n2"])
+    cluster.servers["n2"].follow_nobody()
     cluster.n1.sql("INSERT INTO acked SELECT generate_series(1, 3000)")
     target = cluster.n1.value("SELECT pg_current_wal_flush_lsn()")
     wait_until(lambda: n3.value("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", target), "n3 to receive")
@@ -292,9 +289,7 @@ def test_f08_a_preferred_candidate_that_is_behind_is_passed_over(servers: Server
     cluster = LoopbackCluster(servers, tmp_path, synchronous_standby_names="ANY 1 (n1, n2, n3)")
     cluster.priorities["n2"] = 200
     n2 = cluster.servers["n2"]
-    n2.follow(n2)
-    receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
-    wait_until(lambda: n2.value(receiving) == 0, "n2 alone")
+    n2.follow_nobody()
     cluster.n1.sql("INSERT INTO acked SELECT generate_series(1, 2000)")
     cluster.n1.kill()
     cluster.cut.add("n1")
@@ -327,9 +322,7 @@ def test_f10_a_newer_timeline_wins_over_a_longer_log(servers: Servers, tmp_path:
 def test_f12_a_delayed_replica_with_the_most_log_gives_it_and_is_not_promoted(cluster: LoopbackCluster) -> None:
     n2, n3 = cluster.servers["n2"], cluster.servers["n3"]
     n3.configure(recovery_min_apply_delay="1h").restart().wait_for_streaming()
-    n2.follow(n2)
-    receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
-    wait_until(lambda: n2.value(receiving) == 0, "n2 alone")
+    n2.follow_nobody()
     cluster.n1.sql("INSERT INTO acked SELECT generate_series(1, 3000)")
     target = cluster.n1.value("SELECT pg_current_wal_flush_lsn()")
     wait_until(lambda: n3.value("SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn", target), "n3 to receive")

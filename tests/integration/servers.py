@@ -191,6 +191,14 @@ class Server:
         )
         return self.reload() if reload else self
 
+    def follow_nobody(self) -> Self:
+        """Ask for WAL where nobody listens. (A standby that is its own upstream streams from itself.)"""
+        self.configure(
+            primary_conninfo=f"host={self.address} port=1 user=postgres application_name={self.name}"
+        ).reload()
+        wait_until(lambda: self.value("SELECT count(*) FROM pg_stat_wal_receiver") == 0, f"{self.name} alone")
+        return self
+
     def _write(self, path: Path, text: str) -> None:
         path.write_text(text)
         if os.geteuid() == 0:

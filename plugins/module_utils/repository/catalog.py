@@ -100,8 +100,22 @@ class Verification(Record):
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
+class Judged:
+    """What is listed with its newest verification, if there was one."""
+
+    verified: Verification | None
+
+    @property
+    def bad(self) -> bool:
+        return self.verified is not None and not self.verified.good
+
+    @property
+    def good(self) -> bool:
+        return self.verified is not None and self.verified.good
+
+
 @dataclass(frozen=True)
-class Listed:
+class Listed(Judged):
     """A backup with what is known about it.
 
     Attributes:
@@ -121,14 +135,6 @@ class Listed:
     @property
     def stop_time(self) -> float:
         return self.backup.stop_time
-
-    @property
-    def bad(self) -> bool:
-        return self.verified is not None and not self.verified.good
-
-    @property
-    def good(self) -> bool:
-        return self.verified is not None and self.verified.good
 
 
 def new_id(start_time: float, *, incremental: bool) -> str:

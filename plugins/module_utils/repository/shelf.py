@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository 
 ABANDONED_SECONDS = 24 * 3600
 # Between the copy of an entry and the entry itself lies less than this.
 SETTLED_SECONDS = 120.0
+# Ids have one for each second.
+_BEGIN_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,30 @@ class Shelf:
             self.repository.put_json(key, {"base": base, "time": time.time()})
         except ObjectExists:
             raise Refused(f"A backup {backup} exists already", remedy="Start again in a second.") from None
+
+    def begin_now(self, name: Callable[[float], str], base: str | None) -> tuple[str, float]:
+        """`begin` under an id that names this second, or one of the next where others have begun in it.
+
+        Args:
+            name: the id of what begins at a moment, in seconds since the epoch.
+
+        Returns:
+            The id and the moment.
+
+        Raises:
+            Refused: the seconds were all taken.
+        """
+        for tries_left in reversed(range(_BEGIN_TRIES)):
+            moment = time.time()
+            try:
+                self.begin(name(moment), base)
+            except Refused:
+                if not tries_left:
+                    raise
+                time.sleep(1 - time.time() % 1)
+            else:
+                break
+        return name(moment), moment
 
     def add(self, backup: Backup | Dump) -> None:
         """List a complete backup or dump: the last thing that is written."""

@@ -97,6 +97,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "dump/take",
         "jobs/run",
         "keys",
+        "lock",
         "maintain/check",
         "maintain/drill",
         "maintain/expire",

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import logging
 import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.tars
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, new_id
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.lock import only_one
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import (
     AnotherBegan,
     KeyMissing,
@@ -78,10 +78,16 @@ def take(
     repository.check_system(cluster.system, cluster.major)
     repository.prepare_writing()
     shelf = Shelf(repository, cluster.system)
-    with _only_one(config), server.connected(config) as session:
+    with only_one(config, "backup"), server.connected(config) as session:
         facts = refuse_unfit(session)
         base, known = _lent(shelf, None if full else base_of(shelf.listed()))
-        backup, started = _reserve(shelf, base, yielding=yielding)
+        name = functools.partial(new_id, incremental=base is not None)
+        if yielding:
+            started = time.time()
+            backup = name(started)
+            _begin_alone(shelf, backup, base)
+        else:
+            backup, started = shelf.begin_now(name, base.id if base else None)
         with contextlib.closing(known), _writer(config, shelf, backup, known) as writer:
             with contextlib.closing(BaseBackupStream(config, label=backup, fast=fast)) as stream:
                 if stream.system != cluster.system:
@@ -127,19 +133,6 @@ def _writer(config: Config, shelf: Shelf, backup: str, known: KnownFrames) -> Wr
     return Writer(shelf.repository, shelf.system, backup, known, level=options.level, threads=options.threads)
 
 
-@contextlib.contextmanager
-def _only_one(config: Config) -> Iterator[None]:
-    """One backup of an instance at a time. The lock goes with the process, however it ends."""
-    state = Path(config.state_directory)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state / "backup.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused("Another backup of this instance is running", remedy="Wait for it to end.") from None
-        yield
-
-
 def refuse_unfit(session: Any) -> dict[str, Any]:
     """A backup without its WAL is worth nothing, so it is not begun where that cannot arrive."""
     view = server.view(session)
@@ -168,32 +161,12 @@ def _lent(shelf: Shelf, base: Backup | None) -> tuple[Backup | None, KnownFrames
     return base, known
 
 
-def _reserve(shelf: Shelf, base: Backup | None, *, yielding: bool) -> tuple[str, float]:
-    """An id, which names the second that the backup begins in, and that moment.
-
-    Where one that was killed or failed within the second has it, the next second is waited for.
-    """
-    while True:
-        started = time.time()
-        backup = new_id(started, incremental=base is not None)
-        try:
-            _begin(shelf, backup, base, yielding=yielding)
-        except AnotherBegan:
-            if yielding:
-                raise
-            time.sleep(1 - time.time() % 1)
-        else:
-            return backup, started
-
-
-def _begin(shelf: Shelf, backup: str, base: Backup | None, *, yielding: bool) -> None:
+def _begin_alone(shelf: Shelf, backup: str, base: Backup | None) -> None:
     """Of members that begin at the same moment the one with the lowest id goes on."""
     try:
         shelf.begin(backup, base.id if base else None)
     except Refused as error:
         raise AnotherBegan(error.message, remedy=error.remedy) from None
-    if not yielding:
-        return
     now = time.time()
     others = [one.backup for one in shelf.unfinished() if one.backup < backup and now - one.newest < BEGUN_SECONDS]
     if others:

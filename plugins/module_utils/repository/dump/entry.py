@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import DUMP
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Verification, utc
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Judged, Verification, utc
 
 GLOBALS = f"{DUMP}globals.sql"
 
@@ -148,7 +148,7 @@ def series_of(databases: tuple[str, ...], *, all_databases: bool) -> str:
 
 
 @dataclass(frozen=True)
-class ListedDump:
+class ListedDump(Judged):
     """A dump with what is known about it.
 
     Attributes:
@@ -168,14 +168,6 @@ class ListedDump:
     @property
     def stop_time(self) -> float:
         return self.dump.stop_time
-
-    @property
-    def bad(self) -> bool:
-        return self.verified is not None and not self.verified.good
-
-    @property
-    def good(self) -> bool:
-        return self.verified is not None and self.verified.good
 
 
 def new_dump_id(start_time: float) -> str:

@@ -27,7 +27,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry 
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.isolate import isolate
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan import Wanted, choose, new_schema
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.programs import Place
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import Source, existing, only_one, store
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import Source, existing, store
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.lock import only_one
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import run
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.place import MARKER
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import PrivateServer

@@ -22,7 +22,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan i
     mark,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.programs import Place
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import only_one
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.lock import only_one
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 
 

@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import server
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import Member
@@ -33,12 +30,11 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry 
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan import Wanted, choose
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.programs import Place
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.lock import only_one
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 
 PROGRESS_SECONDS = 10.0
-# Ids have one for each second.
-ID_TRIES = 5
 
 # The columns of ICU and the builtin provider have other names in each version.
 _DATABASES = """
@@ -131,7 +127,7 @@ def store(
         tool=TOOL,
     )
     base = _base_of(shelf, entry)
-    identifier = _begin(shelf, base)
+    identifier, _moment = shelf.begin_now(new_dump_id, base.id if base else None)
     known = KnownFrames()
     with contextlib.closing(known):
         if base is not None:
@@ -185,38 +181,10 @@ def existing(session: Any) -> tuple[DumpedDatabase, ...]:
     )
 
 
-@contextlib.contextmanager
-def only_one(config: Config, what: str) -> Iterator[None]:
-    """One of these at a time on this host. The lock goes with the process, however it ends."""
-    state = Path(config.state_directory)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state / f"{what.replace(' ', '-')}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"Another {what} is running on this host", remedy="Wait for it to end.") from None
-        yield
-
-
 def _base_of(shelf: Shelf, entry: Dump) -> Dump | None:
     """The newest dump of the same series; what did not change since then is not sent again."""
     sound = [item.dump for item in shelf.dumps() if item.dump.series == entry.series and not item.bad]
     return sound[-1] if sound else None
-
-
-def _begin(shelf: Shelf, base: Dump | None) -> str:
-    """Reserve an id. Several short dumps can begin in one second."""
-    for tries_left in reversed(range(ID_TRIES)):
-        identifier = new_dump_id(time.time())
-        try:
-            shelf.begin(identifier, base.id if base else None)
-        except Refused:
-            if not tries_left:
-                raise
-            time.sleep(1 - time.time() % 1)
-        else:
-            return identifier
-    raise AssertionError("not reached")
 
 
 def _dumped(config: Config, place: Place, database: DumpedDatabase) -> Iterator[bytes]:
