@@ -15,6 +15,10 @@ class StoreUnavailable(OperationFailed):
     """The store did not answer, answered with an error of its own, or refused the credentials."""
 
 
+class NoRepository(StoreUnavailable):
+    """The store answered, and has no repository there. A disk that is not mounted looks the same."""
+
+
 class ObjectMissing(FleetError):
     """The store answered, and said that there is no such object."""
 
@@ -25,6 +29,10 @@ class ObjectExists(FleetError):
 
 class ObjectCorrupt(OperationFailed):
     """An object's content is not what was written: its hash, size, seal or format does not fit."""
+
+
+class NoSystem(Refused):
+    """The repository has nothing of this system, or of any."""
 
 
 class WrongIdentity(Refused):

@@ -17,6 +17,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import comp
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config, RepositorySettings
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.keys import Keyring
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import (
+    NoRepository,
     ObjectCorrupt,
     ObjectExists,
     ObjectMissing,
@@ -124,14 +125,15 @@ def open_repository(settings: RepositorySettings, config: Config) -> Repository:
     """Open a repository that `init` made.
 
     Raises:
-        StoreUnavailable: it cannot be reached, or there is none (an unmounted disk looks like that).
+        StoreUnavailable: it cannot be reached.
+        NoRepository: there is none (an unmounted disk looks like that).
         WrongIdentity: it belongs to another cluster.
     """
     store = _store(settings)
     try:
         identity = json.loads(store.read(layout.REPOSITORY))
     except ObjectMissing:
-        raise StoreUnavailable(
+        raise NoRepository(
             f"Repository {settings.name}: there is none at {store.address}",
             remedy="Mount it if it is a disk that is not mounted; for a new one run `dbops init`.",
         ) from None

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import NoSystem
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import files, place
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.recovery import auto_conf
@@ -93,7 +93,7 @@ def system_of(repository: Repository, wanted: int | None) -> int:
         if item.key.endswith("/system.json") and wanted in (None, int(item.key.split("/")[0]))
     ]
     if not known:
-        raise Refused(f"Repository {repository.name} knows no system {wanted or ''}".rstrip())
+        raise NoSystem(f"Repository {repository.name} knows no system {wanted or ''}".rstrip())
     return max(known)[1]
 
 

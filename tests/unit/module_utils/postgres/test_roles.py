@@ -1,0 +1,81 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which roles have to be set: every attribute, and passwords against verifiers that PostgreSQL's own library made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import password_matches, to_set
+
+# RFC 7677, section 3: user "user", password "pencil".
+RFC = (
+    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
+    "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+)
+FLAGS = "LOGIN,NOSUPERUSER,NOREPLICATION"
+ROW: dict[str, Any] = {
+    "rolname": "app",
+    "rolpassword": RFC,
+    "rolcanlogin": True,
+    "rolsuper": False,
+    "rolreplication": False,
+}
+
+
+def test_knows_the_password_of_the_standards_example() -> None:
+    assert password_matches("pencil", RFC)
+    assert not password_matches("pen", RFC)
+
+
+@pytest.mark.parametrize("verifier", [None, "", "md5a3556571e93b0d20722ba62be61e8c2d", "SCRAM-SHA-256$1:x$y", "pencil"])
+def test_what_is_no_scram_verifier_never_matches(verifier: str | None) -> None:
+    assert not password_matches("pencil", verifier)
+
+
+def test_a_password_beyond_ascii_counts_as_one_that_differs() -> None:
+    assert not password_matches("passwört", RFC)
+
+
+def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
+    assert to_set([ROW], {"app": FLAGS}, {"app": "pencil"}) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rolname": "other"},
+        {"rolpassword": None},
+        {"rolcanlogin": False},
+        {"rolsuper": True},
+        {"rolreplication": True},
+    ],
+    ids=str,
+)
+def test_a_role_that_differs_in_anything_is_named(change: dict[str, Any]) -> None:
+    assert to_set([{**ROW, **change}], {"app": FLAGS}, {"app": "pencil"}) == ["app"]
+
+
+def test_names_come_in_the_order_they_are_wanted_in() -> None:
+    assert to_set([], {"b": FLAGS, "a": FLAGS}, {"a": "x", "b": "y"}) == ["b", "a"]
+
+
+def test_refuses_a_flag_that_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="NOSUCH is no attribute"):
+        to_set([ROW], {"app": "NOSUCH"}, {"app": "pencil"})
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40))
+def test_agrees_with_the_verifiers_of_libpq(password: str) -> None:
+    encrypted = psycopg.pq.PGconn.connect_start(b"").encrypt_password(
+        password.encode(), b"app", algorithm=b"scram-sha-256"
+    )
+    assert password_matches(password, encrypted.decode())
+    assert not password_matches(password + "x", encrypted.decode())
