@@ -17,10 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hosts_cluster import Hosts, HostsCluster
-from load import Load, LoadReport
+import conftest  # noqa: F401  (makes ansible_collections.dbops.fleet this checkout)
+
+from ansible_collections.dbops.fleet.tests.faults.load import LoadReport
+from ansible_collections.dbops.fleet.tests.faults.on_hosts import HostCluster, Hosts
 
 
 @dataclass(frozen=True)
@@ -54,50 +56,54 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="keep inventory and passwords there, and the hosts; set up once")
     arguments = parser.parse_args()
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="dbops-bench-switchover-"))
-    cluster = HostsCluster(Hosts(arguments.set), directory, members=arguments.replicas + 1)
+    members = tuple(f"pg{number}" for number in range(1, arguments.replicas + 2))
+    hosts = Hosts(arguments.set)
+    cluster = HostCluster(hosts, directory, fencing=False, members=members, poolers=("pool1", "pool2"))
     try:
-        cluster.set_up()
+        cluster.set_up(fresh=not arguments.directory)
         measure(cluster, arguments.switchovers, arguments.clients, arguments.think_ms)
     finally:
         if not arguments.directory:
             cluster.hosts.tool("down")
 
 
-def measure(cluster: HostsCluster, count: int, clients: int, think_ms: int) -> None:
+def measure(cluster: HostCluster, count: int, clients: int, think_ms: int) -> None:
     """Switch over `count` times under one load, then look at what is left."""
-    before = {name: left_over(cluster, name) for name in cluster.members}
+    before = left_over(cluster)
     done: list[One] = []
-    poolers = [cluster.conninfo(name, 6432) for name in cluster.poolers]
-    load = Load(poolers, clients=clients, think_seconds=think_ms / 1000)
+    load = cluster.load(clients, think_seconds=think_ms / 1000)
     with load:
         for number in range(1, count + 1):
             done.append(switch(cluster))
             one = done[-1]
             say(f"{number}: playbook {one.playbook:.1f} s, pause {one.pause:.0f} ms (load {one.load:.1f})")
-    after = {name: left_over(cluster, name) for name in cluster.members}
+    after = left_over(cluster)
     print_waits(done, cluster.report(load), clients)
     print_steps(done)
     print_left_over(before, after)
 
 
-def switch(cluster: HostsCluster) -> One:
+def switch(cluster: HostCluster) -> One:
     """One switchover, which has to end with "ok"."""
     played = cluster.switch(cluster.next_candidate())
     if played.state != "ok":
-        raise SystemExit(f"It did not end with ok:\n{played.output[-5000:]}")
+        raise SystemExit(f"It did not end with ok:\n{played.text[-5000:]}")
     record = played.record
     steps = {step["name"]: step["ms"] for step in record["timings"]}
     began, ended = (_epoch(record[key]) for key in ("started", "ended"))
     return One(played.seconds, record["pause_ms"], began, ended, steps, os.getloadavg()[0])
 
 
-def left_over(cluster: HostsCluster, name: str) -> dict[str, Any]:
+def left_over(cluster: HostCluster) -> dict[str, Any]:
     """What could pile up on a member: slots, write-ahead log; and when pg_rewind last worked on it."""
-    data = "/var/lib/postgresql/*/main"
-    words = cluster.hosts.ssh(name, f"du -sm {data}/pg_wal | cut -f1; stat -c %Y {data}/backup_label.old || echo 0")
-    wal, rewound = words.split()[:2]
-    slots = cluster.sql(name, "SELECT slot_name FROM pg_replication_slots ORDER BY 1").split()
-    return {"slots": slots, "wal_mb": int(wal), "rewound": rewound, "primary": cluster.recovery(name) is False}
+    data, primary = "/var/lib/postgresql/*/main", cluster.primary()
+    found = {}
+    for name in cluster.members:
+        words = cluster.hosts.ssh(name, f"du -sm {data}/pg_wal | cut -f1; stat -c %Y {data}/backup_label.old || echo 0")
+        wal, rewound = words.split()[:2]
+        slots = cluster.sql(name, "SELECT slot_name FROM pg_replication_slots ORDER BY 1").split()
+        found[name] = {"slots": slots, "wal_mb": int(wal), "rewound": rewound, "primary": name == primary}
+    return found
 
 
 def print_waits(done: Sequence[One], report: LoadReport, clients: int) -> None:

@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One cluster `orders` on test hosts, set up, failed over and rejoined by the shipped playbooks.
+"""One cluster `orders` on test hosts, set up, switched over, failed over and rejoined by the shipped playbooks.
 
     fleet = HostCluster(hosts, directory, synchronous=True)
     fleet.set_up()
@@ -74,7 +74,7 @@ class Playing:
     started: float
 
     def __call__(self) -> Play:
-        output, _ = self.process.communicate(timeout=280)
+        output, _ = self.process.communicate(timeout=600)
         print(output)  # for the report of a failed test
         seconds = time.time() - self.started
         record = _record(output, f"fleet_{self.playbook}")
@@ -172,6 +172,11 @@ class HostCluster:
         )
         return Playing(playbook, process, time.time())
 
+    def switch(self, candidate: str | None = None, **extra: Any) -> Play:
+        """Run switchover.yml to its end."""
+        wanted = {"switchover_candidate": candidate} if candidate else {}
+        return self.play("switchover", **wanted, **extra)
+
     def _inventory(self) -> list[Path]:
         connection, cluster = self.directory / "connection.yml", self.directory / "cluster.yml"
         connection.write_text(self.hosts.inventory(*self.members, *self.poolers))
@@ -185,14 +190,29 @@ class HostCluster:
         cluster.write_text(json.dumps({"all": {"vars": self._variables, "children": children}}))
         return [connection, cluster]
 
-    def through_poolers(self) -> list[str]:
-        """Conninfos of the application, one per pooler. The password comes from a file."""
-        secret = (self.directory / "secrets/passwords/orders/orders_app").read_text().strip()
+    def conninfo(self, name: str, port: int = 6432) -> str:
+        """How the application logs in to a host. The password comes from a file."""
+        secrets = self.directory / "secrets"
         passfile = self.directory / "pgpass"
         passfile.touch(0o600)
-        passfile.write_text(f"*:*:*:orders_app:{secret}\n")
-        login = f"port=6432 dbname=orders user=orders_app sslmode=require passfile={passfile}"
-        return [f"host={self.hosts.address(name)} {login}" for name in self.poolers]
+        passfile.write_text(f"*:*:*:orders_app:{(secrets / 'passwords/orders/orders_app').read_text().strip()}\n")
+        return (
+            f"host={self.hosts.address(name)} port={port} dbname=orders user=orders_app sslmode=verify-full "
+            f"sslrootcert={secrets / 'ca/ca.crt'} passfile={passfile}"
+        )
+
+    def through_poolers(self) -> list[str]:
+        """How the application logs in, one way per pooler."""
+        return [self.conninfo(name) for name in self.poolers]
+
+    def load(self, clients: int = 16, *, poolers: tuple[str, ...] = (), think_seconds: float = 0.004) -> Load:
+        """Clients that write through the poolers (all of them by default)."""
+        targets = [self.conninfo(name) for name in poolers or self.poolers]
+        return Load(targets, clients=clients, think_seconds=think_seconds)
+
+    def report(self, load: Load) -> LoadReport:
+        """Against what the primary has, after the load has ended."""
+        return load.report(rows_of=self.conninfo(self.primary(), 5432))
 
     def sql(self, name: str, statement: str, database: str = "orders") -> str:
         """Run a statement on a member as the superuser; returns what psql prints, unaligned."""
@@ -213,6 +233,10 @@ class HostCluster:
         names = self.primaries()
         assert len(names) == 1, f"primaries: {names}"
         return names[0]
+
+    def next_candidate(self) -> str:
+        """The first two members in turn."""
+        return self.members[1] if self.primary() == self.members[0] else self.members[0]
 
     def written_to(self) -> str:
         """The address of the server that a client of the first pooler writes to."""

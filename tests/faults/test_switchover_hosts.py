@@ -14,7 +14,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from hosts_cluster import Hosts, HostsCluster, Played
-from load import LoadReport
-
+from ansible_collections.dbops.fleet.tests.faults.load import LoadReport
+from ansible_collections.dbops.fleet.tests.faults.on_hosts import HostCluster, Hosts, Play, Playing
 from ansible_collections.dbops.fleet.tests.integration.servers import wait_until
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,27 +33,28 @@ JOURNALS = "/var/lib/dbops-fleet/switchover/orders"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostsCluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
     """pg1 to pg3 and two poolers, set up."""
     if os.geteuid() != 0:
         pytest.skip("test hosts need root")
     kept = os.environ.get("FLEET_SWITCHOVER_DIRECTORY")
     hosts = Hosts(os.environ.get("FLEET_HOSTS_SET") or "faults")
-    made = HostsCluster(hosts, Path(kept) if kept else tmp_path_factory.mktemp("switchover"))
-    made.set_up()
+    directory = Path(kept) if kept else tmp_path_factory.mktemp("switchover")
+    made = HostCluster(hosts, directory, fencing=False, poolers=("pool1", "pool2"))
+    made.set_up(fresh=not kept)
     yield made
     if not kept:
         hosts.tool("down")
 
 
 def struck(
-    cluster: HostsCluster, step: str, strike: Callable[[str, str], object], spared: tuple[str, ...] = ()
-) -> tuple[str, Played, LoadReport]:
+    cluster: HostCluster, step: str, strike: Callable[[Playing, str, str], object], spared: tuple[str, ...] = ()
+) -> tuple[str, Play, LoadReport]:
     """Switch over under load, strike as soon as a step has begun, mend, and run it again until it is settled.
 
     Args:
         step: of the journal.
-        strike: called with the names of the old primary and the candidate.
+        strike: called with the playbook at work and the names of the old primary and the candidate.
         spared: poolers whose clients are looked at; both by default.
 
     Returns:
@@ -67,17 +64,17 @@ def struck(
     cluster.hosts.ssh(old, "touch /run/before")
     load = cluster.load(8, poolers=spared)
     with load, contextlib.ExitStack() as held:
-        playing = cluster.start("switchover", fleet_cluster="orders", switchover_candidate=new, **PATIENT)
+        playing = cluster.start("switchover", switchover_candidate=new, **PATIENT)
         await_journal(cluster, old, '"observe"')
         if step == "pause":
             # A transaction that PAUSE waits for, so that the strike falls into the pause.
-            client = psycopg.connect(cluster.conninfo("pool1", 6432), prepare_threshold=None)
+            client = psycopg.connect(cluster.conninfo("pool1"), prepare_threshold=None)
             held.callback(client.pgconn.finish)
             client.execute("SELECT 1")
         await_journal(cluster, old, f'"{step}"')
-        strike(old, new)
+        strike(playing, old, new)
         held.close()
-        first = cluster.finish(playing)
+        first = playing()
         cluster.hosts.up(*cluster.members, *cluster.poolers)
         ended = run_again(cluster, new)
     print(
@@ -86,34 +83,34 @@ def struck(
     return new, ended, cluster.report(load)
 
 
-def streams(cluster: HostsCluster, name: str) -> bool:
+def streams(cluster: HostCluster, name: str) -> bool:
     return cluster.sql(name, "SELECT status FROM pg_stat_wal_receiver") == "streaming"
 
 
-def await_journal(cluster: HostsCluster, host: str, word: str) -> None:
+def await_journal(cluster: HostCluster, host: str, word: str) -> None:
     """Wait until a journal that was begun after /run/before has a word, and look often: the pause is short."""
     script = f"until find {JOURNALS} -newer /run/before -name '*.jsonl' | xargs grep -qs '{word}'; do sleep 0.02; done"
     quoted = script.replace("'", "'\\''")
     cluster.hosts.ssh(host, f"timeout 240 sh -c '{quoted}'", timeout=260)
 
 
-def run_again(cluster: HostsCluster, candidate: str) -> Played:
+def run_again(cluster: HostCluster, candidate: str) -> Play:
     """As the operator does, until it is settled one way or the other."""
     for _ in range(4):
         ended = cluster.switch(candidate)
         if ended.state in ("ok", "rolled_back"):
             return ended
-    raise AssertionError(f"not settled:\n{ended.output[-3000:]}")
+    raise AssertionError(f"not settled:\n{ended.text[-3000:]}")
 
 
-def sound(cluster: HostsCluster, candidate: str, ended: Played, report: LoadReport) -> None:
+def sound(cluster: HostCluster, candidate: str, ended: Play, report: LoadReport) -> None:
     """One primary, the expected one; nothing lost; every pooler lets clients write to it."""
     primary = cluster.primary()
     assert (primary == candidate) == (ended.state == "ok")
     assert report.acknowledged > 100
     assert (report.lost, report.duplicated) == (0, 0)
     for pooler in cluster.poolers:
-        with psycopg.connect(cluster.conninfo(pooler, 6432), prepare_threshold=None, connect_timeout=20) as connection:
+        with psycopg.connect(cluster.conninfo(pooler), prepare_threshold=None, connect_timeout=20) as connection:
             row = connection.execute("SELECT host(inet_server_addr()), pg_is_in_recovery()").fetchone()
         assert row == (cluster.hosts.address(primary), False)
     for name in cluster.members:
@@ -124,9 +121,9 @@ def sound(cluster: HostsCluster, candidate: str, ended: Played, report: LoadRepo
 @pytest.mark.parametrize("step", ["pause", "demote"])
 @pytest.mark.parametrize("victim", ["old primary", "candidate", "sibling", "pool2"])
 def test_s08_a_power_cut_of_any_host_loses_nothing_and_a_rerun_settles_it(
-    cluster: HostsCluster, victim: str, step: str
+    cluster: HostCluster, victim: str, step: str
 ) -> None:
-    def strike(old: str, new: str) -> None:
+    def strike(playing: Playing, old: str, new: str) -> None:
         sibling = next(name for name in cluster.members if name not in (old, new))
         names = {"old primary": old, "candidate": new, "sibling": sibling, "pool2": "pool2"}
         cluster.hosts.power_off(names[victim])
@@ -136,32 +133,20 @@ def test_s08_a_power_cut_of_any_host_loses_nothing_and_a_rerun_settles_it(
 
 
 @pytest.mark.parametrize("step", ["observe", "pause"])
-def test_s09_a_killed_ansible_playbook_does_not_stop_the_work(cluster: HostsCluster, step: str) -> None:
-    started: list[subprocess.Popen[str]] = []
-    original = cluster.start
+def test_s09_a_killed_ansible_playbook_does_not_stop_the_work(cluster: HostCluster, step: str) -> None:
+    def strike(playing: Playing, old: str, new: str) -> None:
+        os.killpg(playing.process.pid, signal.SIGKILL)
 
-    def start(playbook: str, **extra: object) -> object:
-        playing = original(playbook, **extra)
-        started.append(playing.process)
-        return playing
-
-    def strike(old: str, new: str) -> None:
-        os.killpg(started[0].pid, signal.SIGKILL)
-
-    cluster.start = start  # type: ignore[method-assign]
-    try:
-        new, ended, report = struck(cluster, step, strike)
-    finally:
-        del cluster.start
+    new, ended, report = struck(cluster, step, strike)
     assert ended.state == "ok"
     assert report.errors == []
     sound(cluster, new, ended, report)
 
 
-def test_s09_a_lost_ssh_session_does_not_stop_the_work(cluster: HostsCluster) -> None:
+def test_s09_a_lost_ssh_session_does_not_stop_the_work(cluster: HostCluster) -> None:
     """All of Ansible's sessions on the worker's host are killed there; sshd itself goes on."""
 
-    def strike(old: str, new: str) -> None:
+    def strike(playing: Playing, old: str, new: str) -> None:
         script = "for pid in $(pgrep -f '^sshd.*: fleet'); do kill -9 $pid; done"
         cluster.hosts.ssh(old, script)
 
@@ -171,8 +156,8 @@ def test_s09_a_lost_ssh_session_does_not_stop_the_work(cluster: HostsCluster) ->
     sound(cluster, new, ended, report)
 
 
-def test_s09_a_controller_that_loses_its_network_does_not_stop_the_work(cluster: HostsCluster) -> None:
-    def strike(old: str, new: str) -> None:
+def test_s09_a_controller_that_loses_its_network_does_not_stop_the_work(cluster: HostCluster) -> None:
+    def strike(playing: Playing, old: str, new: str) -> None:
         for name in (*cluster.members, *cluster.poolers):
             cluster.hosts.tool("cut", name, "--from", "controller")
 
@@ -186,7 +171,7 @@ def test_s09_a_controller_that_loses_its_network_does_not_stop_the_work(cluster:
 
 
 @contextlib.contextmanager
-def untouched(cluster: HostsCluster) -> Iterator[str]:
+def untouched(cluster: HostCluster) -> Iterator[str]:
     """Gives the candidate. What is done inside is refused, and neither the cluster nor any client notices."""
     primary, new = cluster.primary(), cluster.next_candidate()
     load = cluster.load(4)
@@ -198,14 +183,14 @@ def untouched(cluster: HostsCluster) -> Iterator[str]:
     assert report.acknowledged > 100
 
 
-def test_s19_a_candidate_whose_disk_is_full_is_refused(cluster: HostsCluster) -> None:
+def test_s19_a_candidate_whose_disk_is_full_is_refused(cluster: HostCluster) -> None:
     with untouched(cluster) as new, cluster.hosts.full_disk(new, "/var/lib/postgresql", leave_mb=300):
         refused = cluster.switch(new)
         assert refused.state == "refused"
-        assert "MB free" in refused.output
+        assert "MB free" in refused.text
 
 
-def test_s19_a_candidate_that_would_not_let_the_application_in_is_refused(cluster: HostsCluster) -> None:
+def test_s19_a_candidate_that_would_not_let_the_application_in_is_refused(cluster: HostCluster) -> None:
     with untouched(cluster) as new:
         hba = "/etc/postgresql/17/main/pg_hba.conf"
         reject = f"sed -i '1i hostssl orders orders_app all reject' {hba}"
@@ -214,12 +199,12 @@ def test_s19_a_candidate_that_would_not_let_the_application_in_is_refused(cluste
             refused = cluster.switch(new)
         finally:
             cluster.hosts.ssh(new, f"mv {hba}.kept {hba}; systemctl reload postgresql@17-main")
-        assert refused.state == "refused", refused.output[-3000:]
-        assert new in refused.output
+        assert refused.state == "refused", refused.text[-3000:]
+        assert new in refused.text
 
 
 @pytest.mark.parametrize(("unit", "command"), [("patroni", "patronictl switchover"), ("repmgrd", "repmgr")])
-def test_s29_a_cluster_that_another_manager_runs_is_left_to_it(cluster: HostsCluster, unit: str, command: str) -> None:
+def test_s29_a_cluster_that_another_manager_runs_is_left_to_it(cluster: HostCluster, unit: str, command: str) -> None:
     """A unit of that name that runs is what an operator sees too; the real ones are in the benchmarks."""
     with untouched(cluster) as new:
         text = "[Service]\\nExecStart=/usr/bin/sleep infinity\\n"
@@ -230,11 +215,11 @@ def test_s29_a_cluster_that_another_manager_runs_is_left_to_it(cluster: HostsClu
         finally:
             cluster.hosts.ssh(new, f"systemctl stop {unit}; rm {place}; systemctl daemon-reload")
         assert refused.state == "refused"
-        assert command in refused.output
+        assert command in refused.text
 
 
 def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchronised_one_goes_on(
-    cluster: HostsCluster,
+    cluster: HostCluster,
 ) -> None:
     old, new = cluster.primary(), cluster.next_candidate()
     make = "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', failover => true)"
@@ -255,7 +240,7 @@ def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchron
         with untouched(cluster):
             refused = cluster.switch(new)
             assert refused.state == "refused"
-            assert "not on the candidate: feed" in refused.output
+            assert "not on the candidate: feed" in refused.text
         # With the slot's copy on the candidate, whoever reads it goes on there: no change is missed or seen twice.
         conninfo = cluster.sql(new, "SHOW primary_conninfo", "postgres").replace("'", "''")
         cluster.sql(new, f"ALTER SYSTEM SET primary_conninfo = '{conninfo} dbname=orders'", "postgres")
@@ -279,7 +264,7 @@ def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchron
         wait_until(copied, "the slot to be on the candidate", 60)
         cluster.sql(old, "INSERT INTO fed SELECT generate_series(11, 20)")
         done = cluster.switch(new)
-        assert done.state == "ok", done.output[-3000:]
+        assert done.state == "ok", done.text[-3000:]
         cluster.sql(new, "INSERT INTO fed SELECT generate_series(21, 30)")
         assert cluster.sql(new, read) == "20"
         # The old primary's own slot would hold write-ahead log there for ever.
@@ -292,7 +277,7 @@ def test_s34_a_logical_slot_that_the_candidate_has_not_is_refused_and_a_synchron
                 cluster.sql(name, drop, "postgres")
 
 
-def test_s35_every_link_is_encrypted_and_has_a_password_before_and_after(cluster: HostsCluster) -> None:
+def test_s35_every_link_is_encrypted_and_has_a_password_before_and_after(cluster: HostCluster) -> None:
     for _ in range(2):
         primary = cluster.primary()
         plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE NOT ssl AND client_port > 0"
