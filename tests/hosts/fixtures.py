@@ -68,6 +68,17 @@ class Hosts:
 
         Raises CalledProcessError when it fails (255: no connection) and TimeoutExpired after `timeout` seconds.
         """
+        done = subprocess.run(
+            self.ssh_command(name, command, user=user), capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if done.returncode != 0:
+            problem = subprocess.CalledProcessError(done.returncode, ["ssh", name, command], done.stdout, done.stderr)
+            problem.add_note(done.stderr)
+            raise problem
+        return done.stdout
+
+    def ssh_command(self, name: str, command: str, *, user: str = "root") -> list[str]:
+        """The words that run a shell command on the host, for whoever wants its output while it runs."""
         options = {
             "UserKnownHostsFile": self.state / self.set_name / "known_hosts",
             "IdentityFile": self.state / "id_ed25519",
@@ -76,18 +87,7 @@ class Hosts:
             "ConnectTimeout": "3",
         }
         arguments = [f"-o{key}={value}" for key, value in options.items()]
-        done = subprocess.run(
-            ["ssh", "-F", "none", *arguments, f"{user}@{self.address(name)}", command],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        if done.returncode != 0:
-            problem = subprocess.CalledProcessError(done.returncode, ["ssh", name, command], done.stdout, done.stderr)
-            problem.add_note(done.stderr)
-            raise problem
-        return done.stdout
+        return ["ssh", "-F", "none", *arguments, f"{user}@{self.address(name)}", command]
 
     def answers(self, name: str) -> bool:
         """Whether a login over SSH works."""

@@ -2,7 +2,8 @@
 # Makes this Debian 13 host an S3 server that can be trusted in tests: radosgw with a monitor and one disk in memory. It checks
 # signatures and digests, refuses to overwrite when told so, and encrypts with the client's key. Run it as root on the host:
 #   radosgw.sh ACCESS_KEY SECRET_KEY BUCKET...
-# Safe to repeat; buckets that exist are emptied. The endpoint is http://HOST:8080, path style, any region.
+# Safe to repeat; buckets that exist are emptied. The endpoint is http://HOST:8080, path style, any region; on the host itself also
+# https://localhost:8443 with the certificate /etc/ceph/store.crt, for clients that take nothing else.
 set -euo pipefail
 access_key=$1 secret_key=$2
 shift 2
@@ -13,7 +14,7 @@ if ! dpkg-query --show radosgw >/dev/null 2>&1; then
   # Debian's units want a cluster of real disks; ours are below.
   printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
   chmod +x /usr/sbin/policy-rc.d
-  apt-get --quiet=2 --no-install-recommends install ceph-mon ceph-osd radosgw python3-boto3 >/dev/null
+  apt-get --quiet=2 --no-install-recommends install ceph-mon ceph-osd radosgw python3-boto3 openssl >/dev/null
   rm /usr/sbin/policy-rc.d
 fi
 
@@ -53,10 +54,16 @@ osd_objectstore = memstore
 memstore_device_bytes = 8589934592
 [client.rgw.store]
 keyring = /var/lib/ceph/radosgw/store/keyring
-rgw_frontends = beast port=8080
+rgw_frontends = beast port=8080 ssl_port=8443 ssl_certificate=/etc/ceph/store.crt ssl_private_key=/etc/ceph/store.key
 rgw_crypt_require_ssl = false
+# What is deleted makes room at once: the disk is memory.
+rgw_gc_obj_min_wait = 1
+rgw_gc_processor_period = 5
+rgw_gc_processor_max_time = 5
 END
   cd /etc/ceph
+  openssl req -x509 -newkey rsa:2048 -nodes -keyout store.key -out store.crt -days 3650 -subj /CN=localhost \
+    -addext subjectAltName=DNS:localhost 2>/dev/null
   ceph-authtool --create-keyring mon.keyring --gen-key -n mon. --cap mon 'allow *' >/dev/null
   ceph-authtool --create-keyring ceph.client.admin.keyring --gen-key -n client.admin \
     --cap mon 'allow *' --cap osd 'allow *' >/dev/null
