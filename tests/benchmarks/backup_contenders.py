@@ -251,7 +251,7 @@ class BarmanCloud(Contender):
         return self.place.stored("main/base/")
 
     def _command(self, what: str, *options: str) -> list[str]:
-        where = ("--endpoint-url", self.place.endpoint, "--addressing-style=path")
+        where = ("--endpoint-url", self.place.endpoint)
         return [*command_prefix(), f"barman-cloud-{what}", *where, *options, self.place.url, "main"]
 
 

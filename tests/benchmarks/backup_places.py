@@ -69,11 +69,10 @@ class Bucket(Place):
         import boto3  # no need of it where there is no bucket
 
         self.path = "/repository"
-        self._credentials = root / "credentials"
-        self._credentials.write_text(f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n")
-        self._credentials.chmod(0o600)
-        if os.geteuid() == 0:
-            shutil.chown(self._credentials, "postgres", "postgres")
+        self._credentials = _readable(
+            root / "credentials", f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+        )
+        self._config = _readable(root / "config", "[default]\ns3 =\n  addressing_style = path\n")
         self._bucket = boto3.resource(
             "s3",
             endpoint_url=ENDPOINT,
@@ -116,9 +115,22 @@ class Bucket(Place):
     def for_boto3(self) -> dict[str, str]:
         return {
             "AWS_SHARED_CREDENTIALS_FILE": str(self._credentials),
+            "AWS_CONFIG_FILE": str(self._config),
             "AWS_CA_BUNDLE": str(CERTIFICATE),
             "AWS_DEFAULT_REGION": "default",
+            # radosgw does not take the checksums that boto3 adds from 1.36 on.
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         }
+
+
+def _readable(path: Path, text: str) -> Path:
+    """Write a file that the server's OS user alone can read."""
+    path.write_text(text)
+    path.chmod(0o600)
+    if os.geteuid() == 0:
+        shutil.chown(path, "postgres", "postgres")
+    return path
 
 
 PLACES: dict[str, type[Place]] = {"directory": Place, "s3": Bucket}
