@@ -67,6 +67,7 @@ class Bucket(Place):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         import boto3  # no need of it where there is no bucket
+        from botocore.config import Config
 
         self.path = "/repository"
         self._credentials = _readable(
@@ -80,6 +81,7 @@ class Bucket(Place):
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             verify=str(CERTIFICATE),
+            config=Config(s3={"addressing_style": "path"}),
         ).Bucket(BUCKET)
 
     def make(self) -> None:
@@ -118,7 +120,7 @@ class Bucket(Place):
             "AWS_CONFIG_FILE": str(self._config),
             "AWS_CA_BUNDLE": str(CERTIFICATE),
             "AWS_DEFAULT_REGION": "default",
-            # radosgw does not take the checksums that boto3 adds from 1.36 on.
+            # Stores other than AWS may reject the checksums that boto3 adds from 1.36 on.
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         }
