@@ -223,7 +223,8 @@ class BarmanCloud(Contender):
 
     def __init__(self, servers: Servers, server: Server, place: Place) -> None:
         super().__init__(servers, server, place)
-        self.environment |= place.for_boto3() | {"TMPDIR": str(self.home)}
+        # Its processes meet at a socket in TMPDIR, and the path of a socket is short.
+        self.environment |= place.for_boto3() | {"TMPDIR": "/var/tmp"}
 
     @classmethod
     def missing(cls, kind: str) -> str | None:
