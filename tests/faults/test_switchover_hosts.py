@@ -190,9 +190,6 @@ def test_s19_a_candidate_whose_disk_is_full_is_refused(cluster: HostCluster) -> 
         assert "MB free" in refused.text
 
 
-@pytest.mark.xfail(
-    strict=True, reason="poolers try their own login at the candidate; the application's is not looked at yet"
-)
 def test_s19_a_candidate_that_would_not_let_the_application_in_is_refused(cluster: HostCluster) -> None:
     with untouched(cluster) as new:
         hba = "/etc/postgresql/17/main/pg_hba.conf"

@@ -131,6 +131,25 @@ def test_s20_data_of_another_cluster_are_refused(cluster: Cluster) -> None:
     stranger.stop()
 
 
+def test_s19_a_candidate_that_would_not_let_a_client_of_today_in_is_refused(cluster: Cluster) -> None:
+    primary, candidate = cluster.servers["pg1"], cluster.servers["pg2"]
+    primary.sql("CREATE ROLE clerk LOGIN")
+    candidate.wait_for_replay(primary)
+    hba = candidate.data / "pg_hba.conf"
+    kept = hba.read_text()
+    hba.write_text(f"host all clerk 127.0.0.1/32 reject\n{kept}")
+    candidate.reload()
+    try:
+        assert cluster.plan("pg2") == {}, "nobody of that name is logged in"
+        with psycopg.connect(f"host=127.0.0.1 port={primary.port} dbname=postgres user=clerk"):
+            found = cluster.plan("pg2")["candidate_logins"]
+    finally:
+        hba.write_text(kept)
+        candidate.reload()
+        primary.sql("DROP ROLE clerk")
+    assert "clerk to postgres from 127.0.0.1" in found
+
+
 def test_s27_clients_that_would_not_wait_as_long_as_the_pause_are_named(cluster: Cluster) -> None:
     pooler = cluster.poolers[1]
     ini = pooler.directory / "pgbouncer.ini"

@@ -19,6 +19,11 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover import journa
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal, Progress
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.lock import LockFile, boot_id
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_checks import CheckResult, Policy, Scene
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_logins import (
+    judge_logins,
+    read_logins,
+    read_rules,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_plan import (
     SwitchoverPlan,
     check_poolers,
@@ -160,6 +165,7 @@ def _plan(params: Mapping[str, Any], access: Access) -> tuple[Scene, SwitchoverP
         further=[
             *_replication_logins(params, scene),
             *_software(params, scene, access),
+            *_logins(params, scene, access),
             *_lock_is_free(params, access),
         ],
         terminate_writers=params["terminate_writers"],
@@ -228,6 +234,32 @@ def _software(params: Mapping[str, Any], scene: Scene, access: Access) -> list[C
         except (driver.Error, FleetError) as error:
             found = f"its collations and extensions cannot be read: {' '.join(str(error).split())}"
             results.append(CheckResult("candidate_extensions", "warn", found, member.name, "Compare them by hand."))
+    return results
+
+
+def _logins(params: Mapping[str, Any], scene: Scene, access: Access) -> list[CheckResult]:
+    """Whether every possible candidate would let in who is logged in here."""
+    driver = session.require_psycopg()
+    try:
+        with session.connect_local(access.port, access.socket_directory) as connection:
+            logins = read_logins(connection)
+    except (driver.Error, FleetError):
+        # It does not answer: other checks say so.
+        return []
+    results = []
+    for member in scene.members:
+        if not member.is_standby or (params["candidate"] and member.name != params["candidate"]):
+            continue
+        conninfo = access.conninfos.get(member.name) or between_members(
+            member.address, member.port, application_name="dbops.fleet probe"
+        )
+        try:
+            with session.connect_remote(conninfo) as connection:
+                results.append(judge_logins(member.name, read_rules(connection), logins))
+        except (driver.Error, FleetError) as error:
+            found = f"its pg_hba.conf cannot be read: {' '.join(str(error).split())}"
+            remedy = "Run playbooks/setup.yml, which grants that to fleet_operator, or compare the files by hand."
+            results.append(CheckResult("candidate_logins", "warn", found, member.name, remedy))
     return results
 
 
