@@ -74,7 +74,7 @@ class Playing:
     started: float
 
     def __call__(self) -> Play:
-        output, _ = self.process.communicate(timeout=600)
+        output, _ = self.process.communicate(timeout=280)
         print(output)  # for the report of a failed test
         seconds = time.time() - self.started
         record = _record(output, f"fleet_{self.playbook}")
@@ -108,6 +108,7 @@ class HostCluster:
         poolers: tuple[str, ...] = POOLERS,
     ) -> None:
         self.hosts, self.directory, self.members, self.poolers = hosts, directory, members, poolers
+        self._passfile = directory / "pgpass"
         self._variables: dict[str, Any] = {
             "fleet_postgres_profile": "small",
             "fleet_secrets_directory": str(directory / "secrets"),
@@ -136,6 +137,10 @@ class HostCluster:
         done = self.play("setup", named=False)
         if not done.ok:
             raise RuntimeError(done.text)
+        # Once: whoever logs in while it is written anew would find no password.
+        secret = (self.directory / "secrets/passwords/orders/orders_app").read_text().strip()
+        self._passfile.touch(0o600)
+        self._passfile.write_text(f"*:*:*:orders_app:{secret}\n")
         Load.make_table(self.through_poolers()[0])
 
     def play(self, playbook: str, *arguments: str, named: bool = True, **extra: Any) -> Play:
@@ -192,13 +197,9 @@ class HostCluster:
 
     def conninfo(self, name: str, port: int = 6432) -> str:
         """How the application logs in to a host. The password comes from a file."""
-        secrets = self.directory / "secrets"
-        passfile = self.directory / "pgpass"
-        passfile.touch(0o600)
-        passfile.write_text(f"*:*:*:orders_app:{(secrets / 'passwords/orders/orders_app').read_text().strip()}\n")
         return (
             f"host={self.hosts.address(name)} port={port} dbname=orders user=orders_app sslmode=verify-full "
-            f"sslrootcert={secrets / 'ca/ca.crt'} passfile={passfile}"
+            f"sslrootcert={self.directory / 'secrets/ca/ca.crt'} passfile={self._passfile}"
         )
 
     def through_poolers(self) -> list[str]:

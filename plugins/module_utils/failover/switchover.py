@@ -20,6 +20,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal impor
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.lock import LockFile, boot_id
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_checks import CheckResult, Policy, Scene
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_logins import (
+    PROBE,
     judge_logins,
     read_logins,
     read_rules,
@@ -164,8 +165,7 @@ def _plan(params: Mapping[str, Any], access: Access) -> tuple[Scene, SwitchoverP
         pooler_checks=check_poolers(scene, places, facts, params["operation"]),
         further=[
             *_replication_logins(params, scene),
-            *_software(params, scene, access),
-            *_logins(params, scene, access),
+            *_on_candidates(params, scene, access),
             *_lock_is_free(params, access),
         ],
         terminate_writers=params["terminate_writers"],
@@ -199,9 +199,7 @@ def _replication_logins(params: Mapping[str, Any], scene: Scene) -> list[CheckRe
     for member in scene.members:
         if not member.is_standby or (params["candidate"] and member.name != params["candidate"]):
             continue
-        conninfo = between_members(
-            member.address, member.port, application_name="dbops.fleet probe", user=REPLICATION, dbname=None
-        )
+        conninfo = between_members(member.address, member.port, application_name=PROBE, user=REPLICATION, dbname=None)
         try:
             session.connect_remote(conninfo, replication="true").close()
             results.append(CheckResult("replication_login", "ok", "lets this host in for replication", member.name))
@@ -211,13 +209,13 @@ def _replication_logins(params: Mapping[str, Any], scene: Scene) -> list[CheckRe
     return results
 
 
-def _software(params: Mapping[str, Any], scene: Scene, access: Access) -> list[CheckResult]:
-    """Collations and extensions of every possible candidate against this host's, and what systemd does after a stop."""
+def _on_candidates(params: Mapping[str, Any], scene: Scene, access: Access) -> list[CheckResult]:
+    """What only a session with a candidate can tell, of every possible one: its software, and whom it would let in."""
     driver = session.require_psycopg()
     try:
         used = read_used_extensions(access.port, access.socket_directory)
         with session.connect_local(access.port, access.socket_directory) as connection:
-            here = read_software(connection)
+            here, logins = read_software(connection), read_logins(connection)
     except (driver.Error, FleetError):
         # It does not answer: other checks say so.
         return []
@@ -226,40 +224,18 @@ def _software(params: Mapping[str, Any], scene: Scene, access: Access) -> list[C
         if not member.is_standby or (params["candidate"] and member.name != params["candidate"]):
             continue
         conninfo = access.conninfos.get(member.name) or between_members(
-            member.address, member.port, application_name="dbops.fleet probe"
+            member.address, member.port, application_name=PROBE
         )
+        name, what, remedy = "candidate_extensions", "its collations and extensions", "Compare them by hand."
         try:
             with session.connect_remote(conninfo) as connection:
                 results.extend(compare(member.name, here, read_software(connection), used))
-        except (driver.Error, FleetError) as error:
-            found = f"its collations and extensions cannot be read: {' '.join(str(error).split())}"
-            results.append(CheckResult("candidate_extensions", "warn", found, member.name, "Compare them by hand."))
-    return results
-
-
-def _logins(params: Mapping[str, Any], scene: Scene, access: Access) -> list[CheckResult]:
-    """Whether every possible candidate would let in who is logged in here."""
-    driver = session.require_psycopg()
-    try:
-        with session.connect_local(access.port, access.socket_directory) as connection:
-            logins = read_logins(connection)
-    except (driver.Error, FleetError):
-        # It does not answer: other checks say so.
-        return []
-    results = []
-    for member in scene.members:
-        if not member.is_standby or (params["candidate"] and member.name != params["candidate"]):
-            continue
-        conninfo = access.conninfos.get(member.name) or between_members(
-            member.address, member.port, application_name="dbops.fleet probe"
-        )
-        try:
-            with session.connect_remote(conninfo) as connection:
+                name, what = "candidate_logins", "its pg_hba.conf"
+                remedy = "Run playbooks/setup.yml, which grants that to fleet_operator, or compare the files by hand."
                 results.append(judge_logins(member.name, read_rules(connection), logins))
         except (driver.Error, FleetError) as error:
-            found = f"its pg_hba.conf cannot be read: {' '.join(str(error).split())}"
-            remedy = "Run playbooks/setup.yml, which grants that to fleet_operator, or compare the files by hand."
-            results.append(CheckResult("candidate_logins", "warn", found, member.name, remedy))
+            found = f"{what} cannot be read: {' '.join(str(error).split())}"
+            results.append(CheckResult(name, "warn", found, member.name, remedy))
     return results
 
 

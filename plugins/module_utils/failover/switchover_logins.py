@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[Any]
 
-# Sessions of this program, and those that replicate, are tried by other checks.
+# application_name of this program's own sessions. They, and those that replicate, are tried by other checks.
+PROBE = "dbops.fleet probe"
 _LOGINS = """
 SELECT DISTINCT datname, usename, host(client_addr), ssl
   FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
- WHERE backend_type = 'client backend' AND client_addr IS NOT NULL AND application_name <> 'dbops.fleet probe'
+ WHERE backend_type = 'client backend' AND client_addr IS NOT NULL AND application_name <> %s
  ORDER BY 1, 2, 3"""
 # Since PostgreSQL 16 files can be included: line numbers are those of each file, rule_number is the order of all.
 _RULES = """
@@ -30,7 +31,7 @@ SELECT type, database, user_name, address, netmask, auth_method
 
 def read_logins(connection: Connection) -> tuple[Login, ...]:
     """Who is logged in over TCP. Raises psycopg.Error."""
-    return tuple(Login(*row) for row in connection.execute(_LOGINS).fetchall())
+    return tuple(Login(*row) for row in connection.execute(_LOGINS, (PROBE,)).fetchall())
 
 
 def read_rules(connection: Connection) -> list[dict[str, Any]]:
