@@ -136,6 +136,8 @@ class DirectoryStore:
             while view:
                 view = view[os.write(descriptor, view) :]
             os.fsync(descriptor)
+            # What was written is not read again soon: the memory is better used for the database's pages.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
 
