@@ -63,7 +63,7 @@ options:
     elements: str
     default: []
   method:
-    description: V(clone) never rewinds.
+    description: V(clone) makes a new clone of any member that does not stream already.
     type: str
     choices: [auto, clone]
     default: auto

@@ -184,6 +184,7 @@ def _target(order: Rejoin) -> tuple[MemberFacts, Directory]:
         len(list((data / "pg_wal" / "archive_status").glob("*.ready"))),
         free,
         unreadable,
+        facts.control is not None and bool(_restore_command(instance)),
     )
 
 
@@ -217,12 +218,13 @@ def _source(order: Rejoin) -> tuple[MemberFacts, Source]:
                (SELECT coalesce(sum(size), 0) FROM pg_ls_waldir())::bigint,
                (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database)::bigint,
                (SELECT coalesce(array_agg(pg_tablespace_location(oid) ORDER BY 1), '{}') FROM pg_tablespace
-                 WHERE pg_tablespace_location(oid) <> '')"""
+                 WHERE pg_tablespace_location(oid) <> ''),
+               (SELECT min(right(name, 16)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')"""
     with _connect(order) as connection:
         row = connection.execute(query).fetchone()
     if row is None:
         return facts, Source()
-    return facts, Source(row[0], row[1], row[2], tuple(sorted(row[3])))
+    return facts, Source(row[0], row[1], row[2], tuple(sorted(row[3])), row[4])
 
 
 def _connect(order: Rejoin) -> Any:

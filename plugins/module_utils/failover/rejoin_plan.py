@@ -16,6 +16,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.confirm impor
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.orchestrators import managed_by_others
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.wal import segment_name
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
 
 ACTIONS = ("nothing", "follow", "start", "rewind", "clone")
@@ -36,6 +37,7 @@ class Directory(Record):
         ready_segments: finished write-ahead log segments that were never archived.
         free_bytes: on the file system of the data directory.
         unreadable: why its control file could not be read; None where it could.
+        restores: it has a restore_command, and may get from the archive what no server has any more.
     """
 
     wal_end: Lsn | None = None
@@ -45,6 +47,7 @@ class Directory(Record):
     ready_segments: int = 0
     free_bytes: int | None = None
     unreadable: str | None = None
+    restores: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class Source(Record):
         control_timeline: of its last checkpoint; behind its timeline until the first checkpoint after a promotion.
         wal_bytes, data_bytes: sizes of its pg_wal and of everything else.
         tablespaces: location per tablespace name.
+        oldest_segment: the last 16 digits of the name of the oldest segment in its pg_wal; None where not known.
     """
 
     control_timeline: int | None = None
     wal_bytes: int = 0
     data_bytes: int = 0
     tablespaces: tuple[str, ...] = ()
+    oldest_segment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Consent(Record):
     Attributes:
         stop_primary: `fleet_rejoin_stop_primary`: it still takes writes; stop it and give up what only it has.
         replace_foreign: `fleet_rejoin_replace`: its data are of another cluster; put them aside and clone.
-        rewind: False: never rewind, always clone (`fleet_rejoin_method=clone`).
+        rewind: False: clone whatever does not stream already (`fleet_rejoin_method=clone`).
     """
 
     stop_primary: bool = False
@@ -144,6 +149,14 @@ def plan_rejoin(
 
     end = _end_of(target, directory)
     if end is not None and _is_on_line(target, source, end):
+        if not consent.rewind:
+            return _clone(target, "the operator wants a clone", clone_refused)
+        if _is_removed(target, end, origin) and not directory.restores:
+            return _clone(
+                target,
+                f"{source.name} has removed the write-ahead log from {end} on, and no archive is set",
+                clone_refused,
+            )
         if target.is_standby:
             return RejoinPlan(
                 "follow", f"{target.name} runs as a standby, and all that it has is on {source.name}'s line"
@@ -282,6 +295,13 @@ def _is_on_line(target: MemberFacts, source: MemberFacts, end: Lsn) -> bool:
     if target.history is None or source.history is None or target.timeline is None:
         return False
     return target.history.is_ancestor_of(source.history) and source.history.contains(target.timeline, end)
+
+
+def _is_removed(target: MemberFacts, end: Lsn, origin: Source) -> bool:
+    """Whether the primary has no more what comes after the member's own end: it would ask for it for ever."""
+    if target.control is None or origin.oldest_segment is None:
+        return False
+    return segment_name(1, end, target.control.wal_segment_size)[8:] < origin.oldest_segment
 
 
 def _end_of(target: MemberFacts, directory: Directory) -> Lsn | None:

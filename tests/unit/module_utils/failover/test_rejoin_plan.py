@@ -124,6 +124,28 @@ def test_a_healthy_standby_needs_nothing() -> None:
     assert not plan(running(receiver=STREAMING)).changes
 
 
+@pytest.mark.parametrize("target", [running(), stopped("shut down")], ids=["runs", "stopped"])
+def test_what_could_go_on_is_cloned_where_the_operator_wants_it(target: MemberFacts) -> None:
+    directory = replace(ROOMY, wal_end=FORK)
+    assert plan(target, directory).action in ("follow", "start")
+    found = plan(target, directory, consent=Consent(rewind=False))
+    assert (found.action, found.reason) == ("clone", "n1 has to be cloned: the operator wants a clone")
+    assert plan(running(receiver=STREAMING), consent=Consent(rewind=False)).action == "nothing"
+
+
+def test_a_member_whose_log_the_primary_has_removed_is_cloned() -> None:
+    """F17."""
+    gone = replace(ORIGIN, oldest_segment="0000000000000001")
+    found = plan(running(), origin=gone)
+    assert (found.action, found.stop_first) == ("clone", True)
+    assert "has removed the write-ahead log from 0/2328 on" in found.reason
+    # The archive may have it; and what is in the primary's oldest segment is still there.
+    assert plan(running(), origin=gone, directory=replace(ROOMY, restores=True)).action == "follow"
+    assert plan(running(), origin=replace(ORIGIN, oldest_segment="0000000000000000")).action == "follow"
+    full = refused(running(), origin=gone, directory=replace(ROOMY, free_bytes=GIB))
+    assert full.details["code"] == "no_room"
+
+
 @pytest.mark.parametrize(
     "receiver",
     [
@@ -216,7 +238,6 @@ def test_a_standby_that_received_too_much_but_did_not_replay_it_is_a_clone() -> 
 
 def test_the_operator_may_want_a_clone() -> None:
     assert plan(stopped(), consent=Consent(rewind=False)).action == "clone"
-    assert plan(stopped("shut down"), replace(ROOMY, wal_end=FORK), consent=Consent(rewind=False)).action == "start"
 
 
 def test_a_member_without_data_is_cloned() -> None:
