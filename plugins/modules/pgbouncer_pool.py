@@ -190,7 +190,8 @@ options:
   max_pause_seconds:
     description:
       - For O(state=paused), O(state=killed), O(state=armed) and O(state=staged), how long a database may stay paused
-        before a program beside the pooler, the dead-man, resumes it. V(0) means that nothing does.
+        before a program beside the pooler, the dead-man, resumes it. V(0) leaves it to the one that runs, such as
+        O(state=staged)'s; without one, nothing does.
       - It needs unix sockets in O(endpoints).
     type: float
     default: 300

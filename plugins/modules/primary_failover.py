@@ -11,8 +11,9 @@ module: primary_failover
 short_description: Promote the right replica after the primary was lost
 version_added: 0.1.0
 description:
-  - The most advanced replica is the primary, the others follow it, and it has taken a real write. Poolers are not
-    touched.
+  - The most advanced replica is the primary, the others follow it, and it has taken a real write.
+  - Poolers of the request (C(poolers)) whose files name that replica already (C(staged)) read them and let clients go.
+    Others are not touched.
   - Switches every walreceiver off, elects from positions that stand still, and promotes only if a fence is confirmed -
     one of the request's, or the quorum of a synchronous cluster's replicas. Otherwise everything is put back and the
     module fails with C(code=fencing_unconfirmed) and what to do by hand.
@@ -31,7 +32,10 @@ attributes:
     platforms: debian
 options:
   request:
-    description: RV(dbops.fleet.failover_plan_info#module:plan.request), with the rungs of the fences that were tried.
+    description:
+      - RV(dbops.fleet.failover_plan_info#module:plan.request), with the rungs of the fences that were tried.
+      - Where M(dbops.fleet.pgbouncer_pool) has staged a member in files of poolers, its name as C(staged), and as
+        C(poolers) their C(name), C(host), C(port) and C(databases).
     type: dict
     required: true
   operation:
@@ -73,7 +77,7 @@ problems:
   returned: success
   sample: []
 record:
-  description: Candidate, election with the estimated loss, fence, new timeline and switch point.
+  description: Candidate, election with the estimated loss, fence, new timeline and switch point, poolers let go.
   type: dict
   returned: success
   sample: {candidate: pg2, new_timeline: 2}

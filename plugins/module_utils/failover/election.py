@@ -28,6 +28,11 @@ _FIRST = TimelineHistory.first()
 _NOWHERE = Lsn(0)
 
 
+def has_full_disk(free_mb: int | None) -> bool:
+    """Whether so many free MiB (None: nobody looked) are too few to be promoted, and to receive for long."""
+    return free_mb is not None and free_mb < MINIMUM_FREE_MB
+
+
 @dataclass(frozen=True)
 class Standing(Record):
     """What one replica brings to the election.
@@ -100,7 +105,7 @@ class Standing(Record):
         """Why it is not promoted without being named; None where nothing speaks against it."""
         if self.priority <= 0:
             return "its priority is 0 (never promote)"
-        if self.free_mb is not None and self.free_mb < MINIMUM_FREE_MB:
+        if has_full_disk(self.free_mb):
             return f"its disk is full ({self.free_mb} MiB free): a promotion writes"
         if self.paused:
             return "its replay is paused"

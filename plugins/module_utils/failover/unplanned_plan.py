@@ -187,7 +187,7 @@ def _with_steps(
     steps: list[str] = ["Hold clients at every pooler, with a timer that lets them go again"]
     steps += [f"Fence {old}: {', then '.join(tried) or 'no driver is set up; only the quorum of replicas is left'}"]
     steps += [step.title for step in STEPS]
-    steps += ["Point every pooler at the new primary and let clients go", "Report"]
+    steps.append("Report")
     worker = election.candidate if election else None
     reason = "; ".join(refusal.message for refusal in refusals) or confirmation.reason
     return FailoverPlan(

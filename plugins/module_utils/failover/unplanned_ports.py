@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_ports import PortError
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_ports import Pooler, PortError
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
 
-__all__ = ["PortError", "Replica", "World"]
+__all__ = ["Pooler", "PortError", "Replica", "World"]
 
 
 class Replica(Protocol):
@@ -45,8 +45,8 @@ class Replica(Protocol):
     def write(self) -> None:
         """Commit a real write that waits for nobody but this server's own disk."""
 
-    def standbys(self) -> Sequence[str]:
-        """Application names that stream from it."""
+    def confirmed(self, position: Lsn) -> Sequence[str]:
+        """Application names of its standbys that have the log up to there on their disks."""
 
     def checkpoint(self) -> None:
         """CHECKPOINT, which may take long."""
@@ -57,6 +57,9 @@ class World(Protocol):
 
     def replica(self, name: str) -> Replica:
         """A member that can be asked."""
+
+    def pooler(self, name: str) -> Pooler:
+        """A PgBouncer process of the request."""
 
     def primary_answers(self) -> str | None:
         """How the old primary shows life, as seen from here just now; None where it does not."""

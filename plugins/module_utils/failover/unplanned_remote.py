@@ -12,12 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import probe
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_pooler import PoolerProcess
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_remote import Remote
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import Place
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import Access, Place, PoolerPlace
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest, Member
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Target
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import between_members
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.read import read_session
 
@@ -25,6 +28,21 @@ from ansible_collections.dbops.fleet.plugins.module_utils.topology.read import r
 def reach(member: Member) -> str:
     """The conninfo of a member."""
     return member.conninfo or between_members(member.address, member.port, application_name="dbops.fleet failover")
+
+
+def console_of(place: PoolerPlace) -> Endpoint:
+    """Its admin console, with the fleet's account; on a unix socket nothing but the operating system's user counts."""
+    if place.host.startswith("/"):
+        return Endpoint(place.name, place.host, place.port)
+    return Endpoint(
+        place.name,
+        place.host,
+        place.port,
+        user=Access.console_user,
+        passfile=Access.passfile,
+        sslmode=Access.sslmode,
+        sslrootcert=Access.sslrootcert,
+    )
 
 
 class RemoteReplica(Remote):
@@ -63,6 +81,11 @@ class RemoteReplica(Remote):
         super().create_slot(name)
         return True
 
+    def confirmed(self, position: Lsn) -> Sequence[str]:
+        """Application names of its standbys that have the log up to there on their disks."""
+        query = "SELECT application_name FROM pg_stat_replication WHERE flush_lsn >= %s::pg_lsn"
+        return [row[0] for row in self._sql(lambda connection: connection.execute(query, (str(position),)).fetchall())]
+
 
 class RealWorld:
     """See `unplanned_ports.World`."""
@@ -70,10 +93,15 @@ class RealWorld:
     def __init__(self, request: FailoverRequest) -> None:
         self.request = request
         self._replicas = {member.name: RemoteReplica(member) for member in request.replicas}
+        self._poolers = {place.name: PoolerProcess(place, console_of(place)) for place in request.poolers}
 
     def replica(self, name: str) -> RemoteReplica:
         """By inventory name."""
         return self._replicas[name]
+
+    def pooler(self, name: str) -> PoolerProcess:
+        """By the request's name."""
+        return self._poolers[name]
 
     def primary_answers(self) -> str | None:
         """SQL or at least the protocol; a frozen server whose kernel accepts connections shows no life."""

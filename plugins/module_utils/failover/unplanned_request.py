@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import DEFAULT_PRIORITY, Policy
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import Rung
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import PoolerPlace
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 
@@ -70,6 +71,8 @@ class FailoverRequest(Record):
         finish: the candidate is the primary already; go on with the failover that made it so, also one that ended.
         replication_conninfo: for replicas whose primary_conninfo is not known any more, without host, port and
             application_name; None takes the fleet's account and certificates.
+        poolers: whose clients are held, and which the worker can let go.
+        staged: the member that the files of these poolers name, though they have not read them yet.
     """
 
     operation: str
@@ -85,6 +88,8 @@ class FailoverRequest(Record):
     on_primary_disk: Lsn | None = None
     finish: bool = False
     replication_conninfo: str | None = None
+    poolers: tuple[PoolerPlace, ...] = ()
+    staged: str | None = None
     budgets: Budgets = Budgets()
 
     def replica(self, name: str) -> Member:

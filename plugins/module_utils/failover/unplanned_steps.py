@@ -3,18 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The steps of an unplanned failover, as data: what each does and how it is undone. They act through ports only.
 
-Poolers are no concern of these steps: the playbook holds clients before and lets them go to the new primary after.
+The playbook holds clients before. The last step lets them go, so that they need no controller that may have died.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import fencing
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import Standing, elect
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import Standing, elect, has_full_disk
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.synchronous import SyncRule
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError, World
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest, Member
@@ -260,13 +260,20 @@ def drop_slots(run: Run) -> None:
 
 
 def set_synchronous(run: Run) -> dict[str, Any] | None:
-    """Ask for no more confirmations than the replicas that are left can give: commits would hang for ever.
+    """Ask for no more confirmations than the replicas that are left can give: commits would hang for ever."""
+    diverged = run.state["election"]["diverged"]
+    return _ask_for_less(
+        run, [m.name for m in run.siblings() if m.name not in diverged and not has_full_disk(m.free_mb)]
+    )
+
+
+def _ask_for_less(run: Run, left: Sequence[str]) -> dict[str, Any] | None:
+    """Have commits wait for no more than these replicas can confirm; None where they already do.
 
     The lower rule goes to every replica, so that the next failover knows the promise that was really kept.
     """
     text = run.world.replica(run.new.name).setting("synchronous_standby_names")
     rule = SyncRule.parse(text).without(run.new.name)
-    left = [member.name for member in run.siblings()]
     if not rule.is_synchronous or rule.can_be_met(left):
         return None
     lowered = rule.for_standbys(rule.listed(left))
@@ -276,12 +283,12 @@ def set_synchronous(run: Run) -> dict[str, Any] | None:
         lambda m: run.world.replica(m.name).configure({"synchronous_standby_names": str(lowered)}),
         5.0,
     ).items():
-        if isinstance(result, Exception):
+        if isinstance(result, Exception) and (name == run.new.name or name in left):
             raise StepFailed(f"synchronous_standby_names of {name} could not be set: {result}")
     run.problems.append(
         f"commits wait for {lowered.required} instead of {rule.required} standbys, until others have rejoined"
     )
-    return {"lowered_synchronous": str(lowered), "synchronous_before": text}
+    return {"lowered_synchronous": str(lowered), "synchronous_before": run.state.get("synchronous_before", text)}
 
 
 def reset_synchronous(run: Run) -> None:
@@ -330,7 +337,7 @@ def verify(run: Run) -> dict[str, Any]:
 
 
 def repoint(run: Run) -> dict[str, Any]:
-    """Let the other replicas follow the new primary, and where commits wait for some of them, wait for these."""
+    """Let the other replicas follow the new primary."""
     new, siblings = run.new, run.siblings()
     diverged = run.state["election"]["diverged"]
     movable = [member for member in siblings if member.name not in diverged]
@@ -347,16 +354,50 @@ def repoint(run: Run) -> dict[str, Any]:
     run.problems.extend(f"{name} was not asked and has to be rejoined" for name in not_asked)
     candidate = run.world.replica(new.name)
     candidate.configure({"wal_retrieve_retry_interval": None})
-    rule = SyncRule.parse(candidate.setting("synchronous_standby_names")).without(new.name)
-    try:
-        run.wait(
-            lambda: rule.can_be_met(candidate.standbys()),
-            run.request.budgets.attach,
-            f"commits on {new.name} wait until its synchronous standbys stream ({rule})",
-        )
-    except (StepFailed, PortError) as error:
-        run.problems.append(str(error))
     return {"repointed": [name for name in results if name not in failed], "not_repointed": failed}
+
+
+def attach(run: Run) -> dict[str, Any] | None:
+    """Where commits wait for standbys, see enough of these confirm what the new primary has written by now.
+
+    One that streams is not enough: a standby without the log or the disk that it needs begins to, again and again.
+    Commits do not wait for such ones.
+    """
+    candidate = run.world.replica(run.new.name)
+    rule = SyncRule.parse(candidate.setting("synchronous_standby_names")).without(run.new.name)
+    written = candidate.facts().current_lsn
+    if not rule.is_synchronous:
+        return None
+    if written is None:
+        raise StepFailed(f"{run.new.name} does not say where it is; its standbys were not looked at")
+    try:
+        run.wait(lambda: rule.can_be_met(candidate.confirmed(written)), run.request.budgets.attach, "")
+    except StepFailed:
+        return _ask_for_less(run, candidate.confirmed(written))
+    return None
+
+
+def let_go(run: Run) -> dict[str, Any]:
+    """Let clients go to the new primary, where the poolers' files name it already; elsewhere the playbook has to.
+
+    A pooler that does not answer is no problem of the failover's yet: the playbook comes to each of them once more.
+    """
+    new = run.new
+    if run.request.staged != new.name:
+        return {"let_go": []}
+
+    def release(name: str) -> Callable[[], None]:
+        def act() -> None:
+            pooler = run.world.pooler(name)
+            pooler.retarget(new.address, new.port)
+            pooler.resume()
+
+        return act
+
+    names = [place.name for place in run.request.poolers]
+    results = dict(zip(names, run.world.gather([release(name) for name in names], 5.0), strict=True))
+    failed = {name: str(result) for name, result in results.items() if isinstance(result, Exception)}
+    return {"let_go": [name for name in names if name not in failed], "not_let_go": failed}
 
 
 POINT_OF_NO_RETURN = "promote"
@@ -373,4 +414,6 @@ STEPS: tuple[Step, ...] = (
     Step("promote", "Promote the candidate (no way back from here)", promote),
     Step("verify", "Check the new timeline and write to it", verify),
     Step("repoint", "Let the other replicas follow", repoint),
+    Step("attach", "See the synchronous standbys confirm", attach),
+    Step("let_go", "Point every pooler at the new primary and let clients go", let_go),
 )

@@ -167,5 +167,6 @@ def _times(path: Path) -> list[dict[str, Any]]:
 
 def _record(progress: Progress) -> dict[str, Any]:
     """What is worth keeping of the journal: whom, where, by what fence, at what loss. No connection strings."""
-    names = ("candidate", "election", "fence", "new_timeline", "switchpoint", "lowered_synchronous", "repointed")
+    found = ("candidate", "election", "fence", "new_timeline", "switchpoint")
+    names = (*found, "lowered_synchronous", "repointed", "let_go")
     return {name: progress.state[name] for name in names if name in progress.state}

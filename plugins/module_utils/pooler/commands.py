@@ -118,8 +118,9 @@ def _paused(do: _Request) -> Outcome:
             try:
                 pause = poolers.pause(do.params["budget_seconds"])
             except PauseFailed as error:
-                # Where a process could not be verified as resumed, the dead-man is what still can.
-                if not error.still_paused:
+                # Where a process could not be verified as resumed, the dead-man is what still can. One of `staged` is
+                # not this call's to stop.
+                if do.params["max_pause_seconds"] and not error.still_paused:
                     deadman.disarm(do.params["operation"])
                 raise
         result["pause_seconds"] = round(pause.seconds, 3)

@@ -202,6 +202,20 @@ def test_a_pause_that_fails_leaves_no_dead_man_and_nothing_paused(pool1: Pooler)
     assert deadman.armed() == ()
 
 
+def test_a_pause_that_fails_leaves_the_dead_man_that_was_armed_before(pool1: Pooler) -> None:
+    """The one of `staged` knows the new primary: a failover goes on to hold clients by `killed`."""
+    commands.manage(params(pool1, state="armed", databases=[entry("orders")], max_pause_seconds=60.0), False)
+    with pool1.connect("orders") as client, client.transaction():
+        client.execute("SELECT 1")
+        with pytest.raises(PauseFailed):
+            commands.manage(params(pool1, state="paused", databases=[entry("orders")], budget_seconds=0.3), False)
+    assert deadman.armed() == ("manual",)
+    commands.manage(params(pool1, state="killed", databases=[entry("orders")]), False)
+    assert deadman.armed() == ("manual",)
+    commands.manage(params(pool1, state="resumed", databases=[entry("orders")]), False)
+    assert deadman.armed() == ()
+
+
 def test_an_unknown_database_or_a_dead_pooler_is_refused(pool1: Pooler) -> None:
     with pytest.raises(Refused, match="no database nosuch"):
         commands.manage(params(pool1, state="paused", databases=[entry("nosuch")]), False)

@@ -20,6 +20,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplan
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import Policy
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import CONFIRMED, Rung
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal, Progress, read
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import PoolerPlace
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.synchronous import SyncRule
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import (
@@ -62,6 +63,42 @@ class Server:
         return self.own_settings.get(name, self.settings.get(name, ""))
 
 
+@dataclass
+class Pooler:
+    """The port `Pooler`: it holds clients, points at the old primary, and its file names another server."""
+
+    cluster: Cluster
+    staged: str
+    target: str = "old"
+    paused: bool = True
+    frozen: bool = False
+
+    def _act(self, name: str, effect: Callable[[], None]) -> None:
+        def guarded() -> None:
+            if self.frozen:
+                raise PortError("no answer")
+            effect()
+
+        self.cluster.act(f"pool1.{name}", guarded)
+
+    def retarget(self, host: str, port: int) -> None:
+        def effect() -> None:
+            self.target = self.staged
+            if self.target != host:
+                raise PortError(f"orders points to {self.target}, not to {host}")
+
+        self._act("retarget", effect)
+
+    def resume(self) -> None:
+        def effect() -> None:
+            self.paused = False
+
+        self._act("resume", effect)
+
+    def pause(self, timeout: float) -> None:
+        raise AssertionError("the playbook holds clients, not the worker")
+
+
 class Cluster:
     """Three replicas of one primary. Each act of the worker goes through `act`, where faults strike."""
 
@@ -72,6 +109,7 @@ class Cluster:
         self.servers = {name: Server(name, settings={"synchronous_standby_names": rule}) for name in names}
         self.old = Server("old", up=True, primary=True)
         self.old_visible = False
+        self.pool1 = Pooler(self, "n3")
         self.acked: list[str] = []
         self.acts = 0
         self.names: list[str] = []
@@ -102,7 +140,7 @@ class Cluster:
     def replicate(self) -> None:
         for server in self.servers.values():
             source = self.servers.get(server.upstream)
-            if not server.up or server.primary or source is None or not source.up:
+            if not server.up or server.primary or source is None or not source.up or server.broken_disk:
                 continue
             if server.history.is_ancestor_of(source.history):
                 server.log, server.history = list(source.log), source.history
@@ -123,11 +161,16 @@ class Cluster:
     def check(self) -> None:
         writable = [server.name for server in self.servers.values() if server.primary]
         assert len(writable) <= 1, f"{writable} both take writes"
+        assert self.pool1.paused or [self.pool1.target] == writable, f"clients were let go to {self.pool1.target}"
 
     # The port `World`
 
     def replica(self, name: str) -> Replica:
         return Replica(self, self.servers[name])
+
+    def pooler(self, name: str) -> Pooler:
+        assert name == "pool1"
+        return self.pool1
 
     def primary_answers(self) -> str | None:
         return self.act("primary_answers", lambda: "it answers" if self.old.up and self.old_visible else None)
@@ -233,9 +276,12 @@ class Replica:
 
         self._act("write", effect)
 
-    def standbys(self) -> Sequence[str]:
-        followers = [s.name for s in self.cluster.servers.values() if s.up and s.upstream == self.server.name]
-        return self._act("standbys", lambda: followers)
+    def confirmed(self, position: Lsn) -> Sequence[str]:
+        def effect() -> list[str]:
+            mine = [s for s in self.cluster.servers.values() if s.up and s.upstream == self.server.name]
+            return [s.name for s in mine if Lsn(len(s.log)) >= position]
+
+        return self._act("confirmed", effect)
 
     def checkpoint(self) -> None:
         self._act("checkpoint", lambda: None)
@@ -251,6 +297,8 @@ def request(cluster: Cluster, **values: Any) -> FailoverRequest:
         "rungs": (SSH,),
         "synchronous": str(cluster.rule),
         "synchronous_commit": "on",
+        "poolers": (PoolerPlace("pool1", "pool1", 6432, ("orders",)),),
+        "staged": cluster.pool1.staged,
         "budgets": Budgets(promote=10.0, catch_up=5.0),
     }
     return FailoverRequest(**(fixed | values))
@@ -317,6 +365,29 @@ def test_the_most_advanced_replica_becomes_primary_and_the_others_follow(tmp_pat
     assert_nothing_acknowledged_is_lost(cluster)
 
 
+def test_the_worker_lets_clients_go_to_the_new_primary_without_a_controller(tmp_path: Path) -> None:
+    cluster = Cluster()
+    assert carry_out(cluster, request(cluster), tmp_path)["state"] == "ok"
+    assert (cluster.pool1.target, cluster.pool1.paused) == ("n3", False)
+
+
+def test_clients_stay_held_where_the_poolers_file_names_another_than_the_elected_one(tmp_path: Path) -> None:
+    cluster = Cluster()
+    cluster.pool1.staged = "n4"
+    assert carry_out(cluster, request(cluster), tmp_path)["state"] == "ok"
+    assert cluster.servers["n3"].primary
+    assert (cluster.pool1.target, cluster.pool1.paused) == ("old", True)
+
+
+def test_a_pooler_that_does_not_answer_is_left_to_the_playbook(tmp_path: Path) -> None:
+    cluster = Cluster()
+    cluster.pool1.frozen = True
+    end = carry_out(cluster, request(cluster), tmp_path)
+    assert (end["state"], end["problems"]) == ("ok", [])
+    state = Progress.of(read(tmp_path / "0.jsonl")).state
+    assert (state["let_go"], list(state["not_let_go"])) == ([], ["pool1"])
+
+
 def test_without_a_confirmed_fence_nothing_is_promoted_and_everything_put_back(tmp_path: Path) -> None:
     """F04."""
     cluster = Cluster(primary_alive=True)
@@ -375,6 +446,27 @@ def test_confirmations_that_nobody_can_give_any_more_are_not_waited_for(tmp_path
         assert SyncRule.parse(server.setting("synchronous_standby_names")).required == 1
 
 
+@pytest.mark.parametrize("free_mb", [8, None], ids=["seen before", "not known"])
+def test_commits_do_not_wait_for_a_replica_that_cannot_write_what_it_receives(
+    free_mb: int | None, tmp_path: Path
+) -> None:
+    """F13: it streams, and never confirms."""
+    cluster = Cluster("ANY 1 (old, n2, n3)", replicas=2)
+    cluster.rule = cluster.rule.without("old")
+    cluster.servers["n2"].broken_disk = True
+    order = request(cluster)
+    order = replace(
+        order, replicas=tuple(replace(m, free_mb=free_mb if m.name == "n2" else None) for m in order.replicas)
+    )
+    end = carry_out(cluster, order, tmp_path)
+    assert end["state"] == "degraded"
+    assert end["problems"] == ["commits wait for 0 instead of 1 standbys, until others have rejoined"]
+    assert cluster.servers["n3"].setting("synchronous_standby_names") == ""
+    state = Progress.of(read(tmp_path / "0.jsonl")).state
+    assert (state["lowered_synchronous"], state["synchronous_before"]) == ("", "ANY 1 (old, n2, n3)")
+    assert not cluster.pool1.paused
+
+
 def test_a_rule_that_can_still_be_kept_is_left_alone(tmp_path: Path) -> None:
     cluster = Cluster("ANY 1 (old, n2, n3, n4)")
     cluster.rule = cluster.rule.without("old")
@@ -388,6 +480,7 @@ def test_a_new_primary_that_cannot_write_gets_no_clients(tmp_path: Path) -> None
     cluster.servers["n3"].broken_disk = True
     end = carry_out(cluster, request(cluster), tmp_path)
     assert end["state"] == "needs_operator"
+    assert cluster.pool1.paused
     assert engine.promoting(Progress.of(read(tmp_path / "0.jsonl"))) == "n3"
 
 
