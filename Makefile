@@ -1,4 +1,4 @@
-# Development of dbops.fleet on Debian 12 or 13, as root or with sudo. `make help` lists the targets.
+# Development of dbops.fleet on Debian 12 or 13, as root, or as a user whose sudo asks for no password. `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
@@ -60,20 +60,17 @@ bench: hosts ## The figures of docs/benchmarks.md; one of them: make bench BENCH
 demo: hosts ## A fleet on test hosts: setup, switchover, failover, backups, everything lost and back
 	@tools/demo
 
-# Test hosts are containers, mounts and a bridge: root's work.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-
 hosts: $(READY) ## The test hosts, made once and kept
-	@$(SUDO) tests/hosts/fleet-hosts up
+	@tests/hosts/fleet-hosts up
 
 # Fails when there are none.
 hosts-exist:
-	@$(SUDO) tests/hosts/fleet-hosts status
+	@tests/hosts/fleet-hosts status
 
 # The demo's passwords and certificates go with the hosts that have them.
 hosts-destroy: ## Removes the test hosts with their networks and mounts
-	@if $(MAKE) --no-print-directory hosts-exist >/dev/null 2>&1; then $(SUDO) tests/hosts/fleet-hosts down; fi
-	@$(SUDO) env FLEET_HOSTS_SET=molecule tests/hosts/fleet-hosts down
+	@if $(MAKE) --no-print-directory hosts-exist >/dev/null 2>&1; then tests/hosts/fleet-hosts down; fi
+	@FLEET_HOSTS_SET=molecule tests/hosts/fleet-hosts down
 	@rm -rf .cache/secrets .cache/molecule
 
 .PHONY: build clean

@@ -145,6 +145,4 @@ class Hosts:
 @pytest.fixture(scope="session")
 def hosts() -> Hosts:
     """The test hosts of the environment's set. A test begins with `hosts.up(...)` of those it needs: quick when up."""
-    if os.geteuid() != 0:
-        pytest.skip("test hosts need root")
     return Hosts()

@@ -125,7 +125,7 @@ def test_the_demo_inventory_names_the_addresses_of_the_default_set() -> None:
     text = (Path(__file__).parents[2] / "inventories/demo/hosts.yml").read_text()
     addresses: dict[str, str] = {}
     for group in yaml.safe_load(text)["all"]["children"]["fleet"]["children"].values():
-        for cluster in group["children"].values():
-            addresses.update({name: variables["ansible_host"] for name, variables in cluster["hosts"].items()})
+        for part in (group, *group.get("children", {}).values()):
+            addresses.update({name: variables["ansible_host"] for name, variables in part.get("hosts", {}).items()})
     catalogue = load_catalogue()
     assert addresses == {name: Addresses(0).of(catalogue.hosts[name]) for name in addresses}

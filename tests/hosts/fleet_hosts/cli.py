@@ -7,9 +7,13 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from fleet_hosts import machine, network
 from fleet_hosts.catalogue import CONTROLLER, HostsError, HostSpec
@@ -20,17 +24,34 @@ from fleet_hosts.inventory import inventory_yaml
 from fleet_hosts.shell import locked, say
 
 _MACHINE_LOCK = machine.STORE / "machine.lock"
-_DESCRIPTION = """Test hosts: real Debian hosts with systemd and sshd on a private network of this machine. Run it as
-root. FLEET_HOSTS_SET names the set (default: main), FLEET_HOSTS_STATE where its keys lie (default: .cache/hosts)."""
+# Variables that this tool reads, and sudo would drop.
+_KEPT_BY_SUDO = "FLEET_HOSTS_SET,FLEET_HOSTS_STATE,http_proxy,https_proxy"
+_DESCRIPTION = """Test hosts: real Debian hosts with systemd and sshd on a private network of this machine. It needs
+root and calls sudo by itself. FLEET_HOSTS_SET names the set (default: main), FLEET_HOSTS_STATE where its keys lie
+(default: .cache/hosts)."""
 
 
 def main() -> int:
     """Parse, do, and say what went wrong in one line. Exit codes: 0 done, 1 failed, 2 wrong usage."""
     arguments = _parser().parse_args()
-    if os.geteuid() != 0:
-        print("fleet-hosts: containers, mounts and bridges need root; call it with sudo", file=sys.stderr)
-        return 1
-    return _guarded(lambda: arguments.action(arguments))
+    return _guarded(lambda: _as_root(arguments))
+
+
+def _as_root(arguments: argparse.Namespace) -> None:
+    """Do what was asked; for another user than root, by starting over with sudo.
+
+    Raises HostsError when sudo wants a password: tests and playbooks call this tool where nobody can be asked for one.
+    """
+    if os.geteuid() == 0:
+        arguments.action(arguments)
+        return
+    sudo = shutil.which("sudo")
+    if sudo is None or subprocess.run([sudo, "-n", "-k", "true"], capture_output=True, check=False).returncode != 0:
+        raise HostsError(
+            "containers, mounts and bridges need root. Be root, put sudo before the whole (sudo make demo), or let "
+            f"this user sudo without a password ({getpass.getuser()} ALL=(ALL) NOPASSWD: ALL in /etc/sudoers.d)"
+        )
+    os.execv(sudo, [sudo, "-n", f"--preserve-env={_KEPT_BY_SUDO}", str(Path(sys.argv[0]).resolve()), *sys.argv[1:]])
 
 
 def _guarded(action: Callable[[], None]) -> int:
