@@ -19,7 +19,7 @@ PIECE_BYTES = 1 << 20
 _mine = threading.local()
 
 
-def compress(pieces: Iterable[bytes], level: int) -> tuple[bytes, str]:
+def compress(pieces: Iterable[bytes | memoryview], level: int) -> tuple[bytes, str]:
     """Compress and hash in one pass.
 
     Args:

@@ -13,6 +13,8 @@ import shlex
 
 # Where the role `backup` puts the engine.
 INSTALLED = "/usr/lib/dbops-fleet"
+# The pause before the second look for a marker.
+LOOK_AGAIN_SECONDS = 0.1
 ENGINE = "ansible_collections/dbops/fleet/plugins/module_utils"
 
 
@@ -25,12 +27,14 @@ def archive_command(spool_directory: str, system: int, *, config_file: str, inst
     """For `postgresql.conf`.
 
     A marker counts only when it is newer than the segment: after a restore to an earlier point the same name is written
-    again with other content.
+    again with other content. It is looked for twice: behind a backlog the archiver is at work on the segment, and then
+    to wait a moment takes less of the processor than to start Python and ask.
     """
-    marker = f"{shlex.quote(marker_directory(spool_directory, system))}/%f"
+    marked = f"[ {shlex.quote(marker_directory(spool_directory, system))}/%f -nt %p ]"
     client = shlex.quote(f"{installed}/{ENGINE}/repository/wal/client.py")
-    fallback = f"{shlex.quote(installed)}/dbops --config {shlex.quote(config_file)} wal push"
-    return f"[ {marker} -nt %p ] || /usr/bin/python3 -I -S {client} {shlex.quote(spool_directory)} %p || {fallback} %p"
+    ask = f"/usr/bin/python3 -I -S {client} {shlex.quote(spool_directory)} %p"
+    fallback = f"{shlex.quote(installed)}/dbops --config {shlex.quote(config_file)} wal push %p"
+    return f"{marked} || {{ sleep {LOOK_AGAIN_SECONDS}; {marked}; }} || {ask} || {fallback}"
 
 
 def restore_command(

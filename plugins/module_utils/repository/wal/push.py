@@ -144,7 +144,9 @@ def _check(path: Path, segment: Segment, cluster: Cluster) -> None:
     )
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _pieces(path: Path) -> Iterator[memoryview]:
+    """The content, each piece in the place of the one before."""
+    place = memoryview(bytearray(compression.PIECE_BYTES))
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(compression.PIECE_BYTES):
-            yield piece
+        while size := file.readinto(place):
+            yield place[:size]
