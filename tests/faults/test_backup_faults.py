@@ -15,6 +15,7 @@ Not had: 41, because there are no chains of increments that could be broken.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -226,6 +227,33 @@ def running_in(data: Path) -> bool:
         os.kill(pid, signal.SIGQUIT)
         return True
     return False
+
+
+def test_62_a_failure_that_nobody_could_be_told_of_is_told_later_and_changes_no_result(engine: Engine) -> None:
+    told, away = engine.home / "state" / "told", engine.home / "state" / "away"
+    tell = f"test ! -e {away} && cat >>{told} && echo >>{told}"
+    jobs = {"notify_command": ["/bin/sh", "-c", tell]}
+    (engine.home / "backup-jobs.json").write_text(json.dumps(jobs))
+    repository = Path(engine.settings["repositories"][0]["path"])
+    gone = repository.rename(repository.with_name("gone"))
+    away.touch()
+    said = engine.dbops("job", "backup", status=1).stderr
+    # What systemd does then. Nobody answers.
+    assert "the notification failed" in engine.dbops("job", "failed", "backup").stderr
+    (record,) = engine.json("job", "status")
+    assert record["outcome"] == "failed"
+    assert record["message"] in said
+    gone.rename(repository)
+    engine.dbops("job", "watch", status=1)
+    assert not told.exists()
+    away.unlink()
+    for _ in range(2):
+        engine.dbops("job", "watch", status=1)  # there is no backup
+    (line,) = told.read_text().splitlines()
+    assert json.loads(line)["job"] == "backup"
+    assert json.loads(line)["message"] == record["message"]
+    engine.dbops("job", "backup")
+    engine.dbops("job", "watch")
 
 
 # What lies in the repository

@@ -59,7 +59,12 @@ def must_be_told(record: JobRecord, now: float) -> bool:
     """Whether this failure is news."""
     if record.outcome != FAILED:
         return False
-    return record.told != record.message or record.told_time is None or now - record.told_time > REPEAT_SECONDS
+    return is_untold(record) or record.told_time is None or now - record.told_time > REPEAT_SECONDS
+
+
+def is_untold(record: JobRecord) -> bool:
+    """Whether nobody knows of this failure yet."""
+    return record.outcome == FAILED and record.told != record.message
 
 
 def merged(texts: Iterable[str]) -> str:

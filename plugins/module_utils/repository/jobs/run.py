@@ -103,11 +103,10 @@ class Jobs:
             started: when the job was started, seconds since the epoch.
         """
         record = records.killed(self._kept(job), job, result, started, time.time())
-        if self._settings.notify_command and records.must_be_told(record, time.time()):
-            self._notify(record)
-            record = replace(record, told=record.message, told_time=time.time())
         self._write(record)
-        return record
+        if records.must_be_told(record, time.time()):
+            self._notify(record)
+        return self._kept(job) or record
 
     def kept(self) -> list[JobRecord]:
         """The last record of every job that ran here."""
@@ -214,6 +213,7 @@ class Jobs:
 
     def _watch(self) -> Answer:
         """Look at everything, write the metrics, and fail when something is critical."""
+        self._tell_what_was_not_told()
         limits = self._settings.limits
         system = clusters.read(self._config).system
         command = commands.archive_command(
@@ -259,7 +259,16 @@ class Jobs:
         temporary.chmod(0o644)
         temporary.replace(path)
 
-    def _notify(self, record: JobRecord) -> None:
+    def _tell_what_was_not_told(self) -> None:
+        """Whoever is to be told may have been out of reach when another job failed."""
+        for record in self.kept():
+            if record.job != "watch" and records.is_untold(record) and not self._notify(record):
+                return
+
+    def _notify(self, record: JobRecord) -> bool:
+        """Tell of a failure, and note that it was told. Whether that went well."""
+        if not self._settings.notify_command:
+            return False
         told = {"cluster": self._config.cluster, "host": os.uname().nodename, **record.to_dict()}
         try:
             done = subprocess.run(
@@ -270,10 +279,14 @@ class Jobs:
                 check=False,
                 timeout=NOTIFY_TIMEOUT_SECONDS,
             )
-            if done.returncode:
-                log.error("the notification failed: %s", done.stderr.strip())
         except (OSError, subprocess.TimeoutExpired) as error:
-            log.error("the notification failed: %s", error)
+            log.error("the notification failed, and is tried again by the next watch: %s", error)
+            return False
+        if done.returncode:
+            log.error("the notification failed, and is tried again by the next watch: %s", done.stderr.strip())
+            return False
+        self._write(replace(record, told=record.message, told_time=time.time()))
+        return True
 
     def _kept(self, job: str) -> JobRecord | None:
         try:

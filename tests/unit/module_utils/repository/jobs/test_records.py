@@ -13,6 +13,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs.record
     REPEAT_SECONDS,
     JobRecord,
     figures,
+    is_untold,
     killed,
     merged,
     must_be_told,
@@ -59,6 +60,14 @@ def test_the_same_failure_is_told_once_and_again_after_hours() -> None:
     assert not must_be_told(told, NOW + 300)
     assert must_be_told(told, NOW + REPEAT_SECONDS + 1)
     assert not must_be_told(record(DONE), NOW)
+
+
+def test_nobody_knows_of_a_failure_that_was_not_told_or_of_another_one_since() -> None:
+    assert is_untold(record(FAILED))
+    assert is_untold(record(FAILED, told="something else", told_time=NOW))
+    assert not is_untold(record(FAILED, told="said", told_time=NOW))
+    assert not is_untold(record(DONE))
+    assert not is_untold(record(ELSEWHERE))
 
 
 def test_metrics_of_two_repositories_name_each_metric_once() -> None:
