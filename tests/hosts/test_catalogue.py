@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fleet_hosts import fleet
 from fleet_hosts.catalogue import Addresses, HostsError, etc_hosts, load_catalogue
 from fleet_hosts.images import sources_from_indextargets
 from fleet_hosts.inventory import inventory_yaml
@@ -129,3 +130,14 @@ def test_the_demo_inventory_names_the_addresses_of_the_default_set() -> None:
             addresses.update({name: variables["ansible_host"] for name, variables in part.get("hosts", {}).items()})
     catalogue = load_catalogue()
     assert addresses == {name: Addresses(0).of(catalogue.hosts[name]) for name in addresses}
+
+
+def test_a_bridge_that_is_there_keeps_its_number_from_other_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "SETS", tmp_path)
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "set.json").write_text('{"number": 2}')
+    monkeypatch.setattr("socket.if_nameindex", lambda: [(1, "lo"), (2, "fleet1"), (3, "fleet-lan"), (4, "f3-pg1")])
+    assert fleet._free_number("second") == 3
+    assert fleet._free_number("main") == 0

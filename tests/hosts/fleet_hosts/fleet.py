@@ -161,7 +161,7 @@ def _free_number(name: str) -> int:
     if name == "main":
         return 0
     taken = {0} | {json.loads(path.read_text())["number"] for path in SETS.glob("*/set.json")}
-    return min(set(range(100)) - taken)
+    return min(set(range(100)) - taken - network.numbers_in_use())
 
 
 def _read_record(name: str) -> dict[str, Any] | None:

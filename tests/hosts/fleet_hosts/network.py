@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,7 +57,7 @@ table ip {table} {{
 def ensure_network(addresses: Addresses) -> None:
     """The set's bridge with the machine's address on it, forwarding, and the tables. Quick when all is there."""
     bridge = addresses.bridge
-    if not _link_exists(bridge):
+    if bridge not in _links():
         _refuse_foreign_subnet(addresses)
         # A MAC address of its own: otherwise it would be that of a cable, and change under the hosts' caches.
         run(["ip", "link", "add", bridge, "address", addresses.bridge_mac, "type", "bridge"])
@@ -168,8 +169,13 @@ def _cut_elements(addresses: Addresses) -> dict[str, list[tuple[str, ...]]]:
     return elements
 
 
-def _link_exists(name: str) -> bool:
-    return name in (link for _index, link in socket.if_nameindex())
+def numbers_in_use() -> set[int]:
+    """Numbers of the bridges on the machine, whoever made them: a container in the same network keeps other records."""
+    return {int(link.removeprefix("fleet")) for link in _links() if re.fullmatch("fleet[0-9]+", link)}
+
+
+def _links() -> list[str]:
+    return [link for _index, link in socket.if_nameindex()]
 
 
 def _refuse_foreign_subnet(addresses: Addresses) -> None:
