@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ansible_collections.dbops.fleet.tests.support import on_host
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT / "tests"))
@@ -25,7 +24,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.timeout(600)]
 HOST = "pg1"
 PLACE = "/var/tmp/engine"
 PROGRAM = f"""
-import hashlib, json, os, pathlib, sys
+import hashlib, json, os, pathlib, sys, uuid
 sys.path.insert(0, "{PLACE}")
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.store.directory import DirectoryStore
 root = pathlib.Path("/var/tmp/repository")
@@ -36,7 +35,7 @@ WRITE = """
 written = {}
 for number in range(8):
     data = os.urandom(1 << 20)
-    key = f"1/wal/{os.getpid()}/{number}"
+    key = f"1/wal/{uuid.uuid4().hex}/{number}"
     store.create(key, data)
     written[key] = hashlib.sha256(data).hexdigest()
 print(json.dumps(written))
@@ -49,12 +48,7 @@ def hosts() -> Iterator[Hosts]:
     """The engine's files on a host, synced before any power is cut."""
     made = Hosts()
     made.up(HOST)
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for path in sorted((CHECKOUT / "plugins/module_utils").rglob("*.py")):
-            archive.add(path, f"ansible_collections/dbops/fleet/{path.relative_to(CHECKOUT)}")
-    text = base64.encodebytes(packed.getvalue()).decode()
-    made.ssh(HOST, f"mkdir -p {PLACE}; base64 -d <<'END' | tar -xz -C {PLACE}; sync\n{text}END\n")
+    on_host.send(made, HOST, f"{PLACE}/ansible_collections/dbops/fleet", "plugins/module_utils")
     yield made
     made.up(HOST)
     made.ssh(HOST, f"rm -rf {PLACE} /var/tmp/repository")

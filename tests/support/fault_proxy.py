@@ -16,6 +16,7 @@ import http.client
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +55,9 @@ class Exchange:
         try:
             connection.request(self.method, self.path, self.body, self.headers)
             response = connection.getresponse()
+            if self.method == "PUT" and response.status == 200:
+                with self.handler.server.lock:
+                    self.handler.server.stored[unquote(urlsplit(self.path).path)] += 1
             return Answer(response.status, response.getheaders(), response.read())
         finally:
             connection.close()
@@ -165,6 +169,7 @@ class FaultProxy(ThreadingHTTPServer):
         upstream: URL of the store.
         rules: the first that takes a request has it.
         requests: how many there were.
+        stored: how often the store took each key.
     """
 
     daemon_threads = True
@@ -174,6 +179,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.upstream = upstream
         self.rules: list[Rule] = []
         self.requests = 0
+        self.stored: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
