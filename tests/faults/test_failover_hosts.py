@@ -224,7 +224,9 @@ def test_f02_a_controller_that_loses_its_network_goes_on_when_it_is_back(fleet: 
         for name in (*fleet.members, *fleet.poolers):
             hosts.tool("cut", name, "--from", "controller")
 
-    struck(fleet, "freeze", strike)
+    done = struck(fleet, "freeze", strike)
+    assert done.first.state == "needs_operator"
+    assert "was lost sight of" in done.first.text
 
 
 @pytest.mark.parametrize(
