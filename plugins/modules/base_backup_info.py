@@ -61,6 +61,15 @@ version:
   type: int
   returned: success
   sample: 17
+other_systems:
+  description:
+    - Other systems of this cluster that have backups in the repository, the newest last.
+    - A major upgrade or a new C(initdb) gives a cluster another system identifier.
+  type: list
+  elements: dict
+  returned: success
+  sample:
+    - {system_identifier: "7200000000000000000", version: 15, backups: 9, newest: 20251102-020000F}
 backups:
   description: Complete backups, oldest first. Times are seconds since the epoch.
   type: list

@@ -21,6 +21,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.config impo
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import run
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.systems import system_of
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import KINDS, parse_target
 
 _RESTORE_EPILOG = """\
@@ -84,7 +85,7 @@ def _command(top: Any, name: str, function: Any, text: str) -> Any:
 
 def _shelf(config: Config, options: argparse.Namespace) -> Shelf:
     repository = open_first(config, options.repository)
-    return Shelf(repository, run.system_of(repository, getattr(options, "system", None)))
+    return Shelf(repository, system_of(repository, getattr(options, "system", None)))
 
 
 def _own_shelf(config: Config, options: argparse.Namespace) -> Shelf:

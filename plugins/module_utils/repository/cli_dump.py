@@ -22,8 +22,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.operat
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan import Wanted, find
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import take
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.run import system_of
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.systems import system_of
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import KINDS, parse_target
 
 _EXTRACT_EPILOG = """\

@@ -19,6 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import clus
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import repository as repositories
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.systems import warnings
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import (
     answer,
     archiver,
@@ -79,6 +80,9 @@ def _init(config: Config, options: argparse.Namespace) -> int:
             settings, config, system=cluster.system, major=cluster.major, segment_size=cluster.segment_size
         )
         print(f"{settings.name}: {'made known to' if changed else 'knew'} system {cluster.system}")
+        if changed:
+            for warning in warnings(repositories.open_repository(settings, config), cluster.system):
+                print(f"dbops: {warning}", file=sys.stderr)
     return 0
 
 

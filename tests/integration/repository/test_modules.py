@@ -20,7 +20,7 @@ pytest.importorskip("ansible")
 
 
 def call(engine: Engine, module: str, *, check: bool = False, failed: bool = False, **params: Any) -> dict[str, Any]:
-    """Run a module on this machine through the command `ansible`."""
+    """Run a module on this machine through the command `ansible`. Its warnings are under `said`."""
     arguments = {"config_file": str(engine.config_file), "engine_directory": str(engine.installed), **params}
     arguments = {name: value for name, value in arguments.items() if value is not None}
     command = ["ansible", "localhost", "-i", "localhost,", "-c", "local", "-m", f"dbops.fleet.{module}"]
@@ -42,7 +42,7 @@ def call(engine: Engine, module: str, *, check: bool = False, failed: bool = Fal
     assert (done.returncode != 0) == failed, done.stdout + done.stderr
     begin = done.stdout.index("=> {") + 3
     result: dict[str, Any] = json.loads(done.stdout[begin : done.stdout.rindex("}") + 1])
-    return result
+    return result | {"said": " ".join(done.stderr.split())}
 
 
 @pytest.fixture
@@ -100,6 +100,27 @@ def test_a_repository_of_another_cluster_fails_the_module(fresh: Engine) -> None
     fresh.configure(cluster="invoices")
     told = call(fresh, "wal_archive", failed=True)
     assert "belongs to cluster orders" in told["msg"]
+
+
+def test_a_system_that_comes_beside_another_ones_backups_is_told_and_both_can_be_read(
+    fresh: Engine, servers: Servers
+) -> None:
+    assert "backups" not in call(fresh, "wal_archive")["said"]
+    fresh.start_archiver()
+    (old,) = call(fresh, "base_backup", engine_directory=None)["results"]
+    anew = Engine(servers, servers.primary("db2", archive_mode="on"), fresh.settings["repositories"])
+
+    for check in (True, False):
+        said = call(anew, "wal_archive", check=check, prove=False)["said"]
+        assert f"has 1 backups (the newest: {old['backup']['id']})" in said
+
+    newest = call(anew, "base_backup_info", engine_directory=None)
+    assert newest["backups"] == []
+    (other,) = newest["other_systems"]
+    assert (other["backups"], other["newest"]) == (1, old["backup"]["id"])
+    chosen = call(anew, "base_backup_info", engine_directory=None, system_identifier=other["system_identifier"])
+    assert [backup["id"] for backup in chosen["backups"]] == [old["backup"]["id"]]
+    assert chosen["other_systems"] == []  # the new one has no backup
 
 
 def test_a_dump_is_taken_loaded_and_forgotten_through_the_modules(fresh: Engine) -> None:

@@ -111,6 +111,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "seal",
         "server",
         "shelf",
+        "systems",
         "store/directory",
         "store/probe",
         "store/s3",

@@ -15,8 +15,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.take
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Listed, shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import load
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.run import offered, system_of
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.run import offered
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.systems import system_of, with_backups
 
 HOUR_SECONDS = 3600.0
 
@@ -66,12 +67,14 @@ def read(params: dict[str, Any], check_mode: bool) -> Outcome:
         listed = shelf.listed()
         reachable = offered(shelf)
         unfinished = [one.backup for one in shelf.unfinished()]
+        others = with_backups(repository, besides=shelf.system)
     return Outcome(
         changed=False,
         result={
             "repository": {"name": repository.name, "address": repository.store.address},
             "system_identifier": str(shelf.system),
             "version": facts["major"],
+            "other_systems": others,
             "backups": [_shown(item) for item in listed],
             "unfinished": unfinished,
             "reachable": [offer.to_dict() for offer in reachable],

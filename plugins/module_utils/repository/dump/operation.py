@@ -24,8 +24,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry 
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan import Wanted, choose, find
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import existing, take
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.run import system_of
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.systems import system_of
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import parse_target
 
 HOUR_SECONDS = 3600.0

@@ -22,6 +22,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore imp
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.files import CONTROL_FILE
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.place import MARKER
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.systems import system_of
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import parse_target
 
 # What makes two calls the same restore.
@@ -48,7 +49,7 @@ def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
             delta=params["delta"] or (directory / MARKER).exists(),
         )
         repository = open_first(config, params["repository"])
-        shelf = Shelf(repository, run.system_of(repository, params["system_identifier"]))
+        shelf = Shelf(repository, system_of(repository, params["system_identifier"]))
         facts = {"repository": repository.name, "system_identifier": str(shelf.system), "resumed": request.delta}
         finished = _finished(record, directory, asked)
         if finished is not None:

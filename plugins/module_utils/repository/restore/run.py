@@ -14,8 +14,6 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import NoSystem
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import files, place
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.recovery import auto_conf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import Replayed, replay
@@ -83,18 +81,6 @@ class Plan:
             "tablespaces": {str(oid): str(path) for oid, path in self.places.tablespaces.items()},
             "size": backup.size,
         }
-
-
-def system_of(repository: Repository, wanted: int | None) -> int:
-    """The system to restore: the wanted one, or the newest that the repository knows."""
-    known = [
-        (repository.get_json(item.key)["created"], int(item.key.split("/")[0]))
-        for item in repository.store.list("")
-        if item.key.endswith("/system.json") and wanted in (None, int(item.key.split("/")[0]))
-    ]
-    if not known:
-        raise NoSystem(f"Repository {repository.name} knows no system {wanted or ''}".rstrip())
-    return max(known)[1]
 
 
 def offered(shelf: Shelf) -> tuple[Offer, ...]:

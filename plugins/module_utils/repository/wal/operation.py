@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
-from ansible_collections.dbops.fleet.plugins.module_utils.repository import account, server
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import account, server, systems
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import repository as repositories
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
@@ -83,10 +84,10 @@ def ensure(params: dict[str, Any], check_mode: bool) -> Outcome:
                 archive_timeout=str(params["archive_timeout"]),
             )
             before = _described(config, need, view, row["setting"])
+            warnings = _warnings(config, cluster, need)
             after = {**before, **need.settings, "repositories": [settings.name for settings in config.repositories]}
             if need.anything and not check_mode:
                 _apply(session, config, cluster, need)
-        warnings = []
         if need.restart:
             warnings.append("archive_mode takes effect when the server is restarted; nothing is archived until then")
         proof = None
@@ -110,6 +111,15 @@ def read(params: dict[str, Any], check_mode: bool) -> Outcome:
         cluster = clusters.read(config)
         state = status.read(config, _archive_command(params, config, cluster), limits)
     return Outcome(changed=False, result={"state": state.to_dict()})
+
+
+def _warnings(config: Config, cluster: Cluster, need: Need) -> list[str]:
+    found = []
+    for settings in config.repositories:
+        if settings.name in need.repositories:
+            with contextlib.suppress(StoreUnavailable):  # there is none yet
+                found += systems.warnings(repositories.open_repository(settings, config), cluster.system)
+    return found
 
 
 def _archive_command(params: dict[str, Any], config: Config, cluster: Cluster) -> str:
