@@ -175,6 +175,7 @@ def main() -> None:
     headline("What to type next")
     run_book = "ansible-playbook -i inventories/demo playbooks"
     for line in (
+        ". .venv/bin/activate             # the Ansible of this checkout",
         f"{run_book}/setup.yml {LIMIT} {BACKUP} --check --diff   # nothing to change",
         f"{run_book}/drill.yml --limit=orders {BACKUP}           # prove the newest backup",
         "tests/hosts/fleet-hosts status   # the hosts, and their faults",
