@@ -63,7 +63,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
 @pytest.fixture(scope="module")
 def cut(fleet: HostCluster) -> PowerCut:
     """The primary lost its power under load, and somebody failed over."""
-    return cut_power_under_load(fleet)
+    done = cut_power_under_load(fleet)
+    print(f"first commit {done.seconds:.1f} s after the playbook's start; the longest wait {done.outage:.1f} s")
+    return done
 
 
 def test_f03_a_primary_that_only_the_controller_lost_is_refused(fleet: HostCluster) -> None:
