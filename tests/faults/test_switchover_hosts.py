@@ -73,6 +73,9 @@ def struck(
         strike(playing, old, new)
         held.close()
         first = playing()
+        if step == "demote":
+            # Whoever lost its power, the run that was struck says how it ended.
+            assert first.state, first.text[-3000:]
         cluster.hosts.up(*cluster.members, *cluster.poolers)
         ended = run_again(cluster, new)
     print(
