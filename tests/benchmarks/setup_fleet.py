@@ -98,7 +98,7 @@ class BenchmarkFleet:
         """Write the inventory of the first `number` hosts."""
         names = self.names(number)
         inventory = yaml.safe_load(self._hosts.inventory(*names))["all"]
-        inventory["vars"] |= {
+        inventory["vars"] = {
             "fleet_cluster": "orders",
             "fleet_postgres_profile": "small",
             "fleet_secrets_directory": str(self._directory / "secrets"),

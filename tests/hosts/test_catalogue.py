@@ -117,8 +117,15 @@ def test_the_written_inventory_can_be_read() -> None:
     catalogue = load_catalogue()
     text = inventory_yaml(catalogue.select(["pg1", "old1"]), Addresses(2), Path("/keys/id"), Path("/keys/known_hosts"))
     inventory = yaml.safe_load(text)["all"]
-    assert inventory["hosts"] == {"pg1": {"ansible_host": "10.87.2.11"}, "old1": {"ansible_host": "10.87.2.51"}}
-    assert inventory["vars"]["ansible_user"] == "fleet"
+    addresses = {name: host["ansible_host"] for name, host in inventory["hosts"].items()}
+    assert addresses == {"pg1": "10.87.2.11", "old1": "10.87.2.51"}
+    assert inventory["hosts"]["pg1"]["ansible_user"] == "fleet"
+
+
+def test_the_written_inventory_leaves_the_controller_alone() -> None:
+    yaml = pytest.importorskip("yaml")
+    text = inventory_yaml(load_catalogue().select(["pg1"]), Addresses(2), Path("/key"), Path("/known_hosts"))
+    assert list(yaml.safe_load(text)["all"]) == ["hosts"]
 
 
 def test_the_demo_inventory_names_the_addresses_of_the_default_set() -> None:
