@@ -15,7 +15,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.errors import Operatio
 # Raw bytes that are hashed and compressed at a time; more does not fit the processor's cache.
 PIECE_BYTES = 1 << 20
 
-# Compressors must not be shared between threads, and are costly to make.
+# Compressors and decompressors must not be shared between threads, and are costly to make.
 _mine = threading.local()
 
 
@@ -50,10 +50,14 @@ def decompress(frame: bytes) -> bytes:
 
     Raises:
         ValueError: it is damaged, cut short, or something follows it. The message continues "<object> ...".
+            What follows a frame that tells its size is not noticed: the content is whole.
     """
     zstandard = _library()
-    worker = zstandard.ZstdDecompressor().decompressobj()
     try:
+        if zstandard.frame_content_size(frame) >= 0:
+            whole: bytes = _decompressor().decompress(frame)
+            return whole
+        worker = _decompressor().decompressobj()
         raw: bytes = worker.decompress(frame)
     except zstandard.ZstdError as error:
         raise ValueError(f"cannot be decompressed: {error}") from None
@@ -69,6 +73,12 @@ def _compressor(level: int) -> Any:
         _mine.compressor = _library().ZstdCompressor(level=level, write_checksum=True)
         _mine.level = level
     return _mine.compressor
+
+
+def _decompressor() -> Any:
+    if not hasattr(_mine, "decompressor"):
+        _mine.decompressor = _library().ZstdDecompressor()
+    return _mine.decompressor
 
 
 def _library() -> Any:

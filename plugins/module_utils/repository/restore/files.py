@@ -231,6 +231,8 @@ def _fetch_run(shelf: Shelf, run: list[Piece], done: Restored) -> None:
                 start = piece.frame.offset - first.offset
                 raw = unpack(shelf, piece.frame, bytes(view[start : start + piece.frame.length]))
                 os.pwrite(descriptor, raw, piece.offset)
+                # Has the kernel begin to write it to the disk, instead of all of it at the end.
+                os.posix_fadvise(descriptor, piece.offset, len(raw), os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
 

@@ -64,6 +64,7 @@ class DirectoryStore:
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         with self._naming_errors(key), self._path(key).open("rb") as file:
             data = os.pread(file.fileno(), length, offset)
+            os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)  # as in _write
         if len(data) != length:
             raise ObjectCorrupt(
                 f"{key} in {self.address} ends at byte {offset + len(data)}, {offset + length} are needed"
