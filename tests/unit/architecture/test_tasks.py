@@ -70,3 +70,10 @@ def test_hosts_of_a_playbook_come_from_a_variable(path: Path) -> None:
     """So that nobody who calls a playbook by its name hits a whole inventory."""
     hosts = [play["hosts"] for play in load_yaml(path) or [] if "hosts" in play]
     assert not [pattern for pattern in hosts if "{{" not in pattern and pattern != "localhost"]
+
+
+@pytest.mark.parametrize("path", task_files(), ids=relative)
+def test_work_on_the_controller_needs_no_sudo_there(path: Path) -> None:
+    """The implicit localhost has what an inventory sets for all hosts, and that outdoes `become: false`."""
+    delegated = [task for task in tasks_in(path) if task.body.get("delegate_to") == "localhost"]
+    assert not [str(task) for task in delegated if task.body.get("vars", {}).get("ansible_become") is not False]
