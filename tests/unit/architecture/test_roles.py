@@ -231,11 +231,14 @@ def uses(role: str) -> dict[str, str]:
 
 
 def set_in_tasks(role: str) -> set[str]:
-    """Variables that a role's own tasks make: registered, set, loop variables, and those given to includes."""
+    """Variables that a role's own tasks make: registered, set, loop variables, and those given to includes.
+
+    `ansible_become` is Ansible's own: see test_tasks.py.
+    """
     made: set[str] = set()
     for path in role_task_files(role):
         for task in tasks_in(path):
-            made |= set(task.body.get("vars", {}))
+            made |= set(task.body.get("vars", {})) - {"ansible_become"}
             loop = task.body.get("loop_control", {})
             made |= {loop[key] for key in ("loop_var", "index_var") if key in loop}
             made |= {task.body["register"]} if isinstance(task.body.get("register"), str) else set()
