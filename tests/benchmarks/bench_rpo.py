@@ -84,10 +84,12 @@ def lose(after_seconds: float) -> tuple[Loss, Loss]:
                 server.kill()
                 receiver.wait()
         shutil.rmtree(server.data)
-        (tail,) = Path(engine.settings["repositories"][0]["path"]).glob("*/tail")
-        away = tail.rename(servers.root / "tail")
+        # Right after a segment was archived the receiver may have sent nothing yet.
+        tails = list(Path(engine.settings["repositories"][0]["path"]).glob("*/tail"))
+        away = [(tail, tail.rename(servers.root / "tail")) for tail in tails]
         alone = _restored(engine, load, lost_at, "alone")
-        away.rename(tail)
+        for tail, place in away:
+            place.rename(tail)
         return alone, _restored(engine, load, lost_at, "received")
 
 
