@@ -33,9 +33,10 @@ FILES = (
     "tests/faults/test_backup_faults.py",
     "tests/faults/test_backup_oracle.py",
 )
-PACKAGES = "ansible-core jq pgbackrest python3-boto3 python3-psycopg python3-pytest python3-pytest-timeout python3-zstandard zstd"
+LIBRARIES = "python3-boto3 python3-psycopg python3-zstandard"
+PACKAGES = f"ansible-core jq pgbackrest python3-pytest python3-pytest-timeout zstd {LIBRARIES}"
 # It plays the S3 server in some tests, and Debian has it not; test_archive_radosgw.py has S3 on a host.
-WITHOUT_MOTO = "not s3 and not two_repositories and not missing_bucket"
+WITHOUT_MOTO = "not test_s3 and not two_repositories and not missing_bucket"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def hosts() -> Iterator[Hosts]:
     install = "export DEBIAN_FRONTEND=noninteractive; apt-get --quiet=2 update && apt-get --quiet=2 "
     install += f"--no-install-recommends install {PACKAGES}"
     made.ssh(HOST, f"dpkg --status {PACKAGES} >/dev/null 2>&1 || {{ {install}; }} >/dev/null", timeout=600)
-    on_host.send(made, HOST, PLACE, "ansible.cfg", "galaxy.yml", "meta", "plugins", "pyproject.toml", "tests")
+    on_host.send(made, HOST, PLACE, "ansible.cfg", "docs", "galaxy.yml", "meta", "plugins", "pyproject.toml", "tests")
     yield made
     made.ssh(HOST, f"rm -rf {PLACE}")
 
