@@ -66,9 +66,11 @@ def with_backups(repository: Repository, besides: int) -> list[dict[str, Any]]:
     """
     found = []
     for one in known(repository):
+        if one.identifier == besides:
+            continue
         listed = repository.store.list(layout.catalog_prefix(one.identifier))
         names = [name for item in listed if not is_dump(name := PurePosixPath(item.key).stem)]
-        if names and one.identifier != besides:
+        if names:
             identity = {"system_identifier": str(one.identifier), "version": one.major}
             found.append({**identity, "backups": len(names), "newest": max(names)})
     return found
