@@ -176,6 +176,8 @@ def on_test_host(arguments: list[str], repository: str) -> dict[str, Any]:
     """Run this very file there, on a fresh copy of the checkout."""
     from hosts.fixtures import Hosts
 
+    from ansible_collections.dbops.fleet.tests.support import on_host
+
     hosts = Hosts()
     hosts.up(HOST)
     install = "apt-get --quiet=2 update && apt-get --quiet=2 --no-install-recommends install"
@@ -184,13 +186,7 @@ def on_test_host(arguments: list[str], repository: str) -> dict[str, Any]:
         script = (CHECKOUT / "tests/support/radosgw.sh").read_text()
         words = f"bash -s -- {KEY} {SECRET} {BUCKET}"
         hosts.ssh(HOST, f"{words} <<'END_OF_SCRIPT'\n{script}\nEND_OF_SCRIPT\n", timeout=600)
-    tracked = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "plugins", "tests", "ansible.cfg")
-    files = subprocess.run(tracked, cwd=CHECKOUT, check=True, capture_output=True).stdout
-    packed = subprocess.run(
-        ("tar", "--create", "--null", "--files-from=-"), cwd=CHECKOUT, check=True, input=files, capture_output=True
-    )
-    unpack = f"rm -rf {ON_HOST} && mkdir -p {ON_HOST} && tar --extract --directory={ON_HOST}"
-    subprocess.run(hosts.ssh_command(HOST, unpack), check=True, input=packed.stdout)
+    on_host.send(hosts, HOST, ON_HOST, "ansible.cfg", "plugins", "tests")
     # /tmp is in memory there.
     run = f"cd {ON_HOST} && TMPDIR=/var/tmp python3 tests/benchmarks/{Path(__file__).name}"
     run += f" {shlex.join(arguments)} --here --json - "
