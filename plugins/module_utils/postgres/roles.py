@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which roles of a server are not as they should be: attributes, and passwords against their SCRAM verifiers."""
+"""What brings the roles of a server to what they should be: attributes, and passwords as SCRAM verifiers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,33 +31,65 @@ def password_matches(password: str, verifier: str | None) -> bool:
         salt, stored = base64.b64decode(found[2], validate=True), base64.b64decode(found[3], validate=True)
     except binascii.Error:
         return False
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, int(found[1]))
+    return hmac.compare_digest(_keys(password, salt, int(found[1]))[0], stored)
+
+
+def verifier(password: str) -> str:
+    """The SCRAM verifier of a password in ASCII, with a salt of its own, as ``\\password`` of psql sends it.
+
+    A server that gets it can neither log the password nor give it away.
+    """
+    salt = os.urandom(16)
+    stored, server = (base64.b64encode(key).decode() for key in _keys(password, salt, _ITERATIONS))
+    return f"SCRAM-SHA-256${_ITERATIONS}:{base64.b64encode(salt).decode()}${stored}:{server}"
+
+
+def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
+    """StoredKey and ServerKey (RFC 5802, section 3)."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, iterations)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
-    return hmac.compare_digest(hashlib.sha256(client_key).digest(), stored)
+    return hashlib.sha256(client_key).digest(), hmac.digest(salted, b"Server Key", "sha256")
 
 
-def to_set(
+def statements(
     found: Iterable[Mapping[str, Any]], attributes: Mapping[str, str], passwords: Mapping[str, str]
 ) -> list[str]:
-    """The roles that are missing, lack an attribute, or have another password, in the order of `attributes`.
+    """CREATE ROLE or ALTER ROLE for each role that is missing, lacks an attribute, or has another password.
 
     Args:
         found: rows of ``pg_authid``: rolname, rolpassword, and rolcanlogin, rolsuper and so on as booleans.
-        attributes: role to flags as CREATE ROLE has them, separated by commas: ``LOGIN,NOSUPERUSER``.
-        passwords: role to password.
+        attributes: role to attributes as CREATE ROLE has them, separated by commas:
+            ``LOGIN,NOSUPERUSER,CONNECTION LIMIT 50``.
+        passwords: role to password. One beyond ASCII is sent as it is, for the server to normalise and encrypt.
+
+    Returns:
+        Statements in the order of `attributes`.
 
     Raises:
-        ValueError: a flag that is not known.
+        ValueError: an attribute that is not known.
     """
     rows = {row["rolname"]: row for row in found}
     wrong = []
-    for role, flags in attributes.items():
+    for role, wanted in attributes.items():
         row = rows.get(role)
-        if row is None or not _has(row, flags) or not password_matches(passwords[role], row["rolpassword"]):
-            wrong.append(role)
+        columns = [_column(attribute) for attribute in wanted.split(",")]
+        password = passwords[role]
+        if (
+            row
+            and all(row[column] == value for column, value in columns)
+            and password_matches(password, row["rolpassword"])
+        ):
+            continue
+        sent = verifier(password) if password.isascii() else password
+        wrong.append(
+            f"{'ALTER' if row else 'CREATE'} ROLE {_quoted(role, chr(34))} {wanted.replace(',', ' ')}"
+            f" PASSWORD {_quoted(sent, chr(39))}"
+        )
     return wrong
 
 
+# PostgreSQL's default (setting scram_iterations).
+_ITERATIONS = 4096
 _COLUMNS = {
     "LOGIN": "rolcanlogin",
     "SUPERUSER": "rolsuper",
@@ -68,11 +101,20 @@ _COLUMNS = {
 }
 
 
-def _has(row: Mapping[str, Any], flags: str) -> bool:
-    for flag in flags.split(","):
-        name = flag.removeprefix("NO")
-        if name not in _COLUMNS:
-            raise ValueError(f"{flag} is no attribute of a role; known are {', '.join(_COLUMNS)}, each also with NO")
-        if row[_COLUMNS[name]] == flag.startswith("NO"):
-            return False
-    return True
+def _column(attribute: str) -> tuple[str, bool | int]:
+    """The column of ``pg_authid`` that shows an attribute, and its value there."""
+    limit = re.fullmatch(r"CONNECTION LIMIT (-?\d+)", attribute)
+    if limit:
+        return "rolconnlimit", int(limit[1])
+    name = attribute.removeprefix("NO")
+    if name not in _COLUMNS:
+        raise ValueError(
+            f"{attribute} is no attribute of a role; known are CONNECTION LIMIT N, {', '.join(_COLUMNS)}, each of these"
+            " also with NO"
+        )
+    return _COLUMNS[name], not attribute.startswith("NO")
+
+
+def _quoted(text: str, mark: str) -> str:
+    """As an identifier or a literal (``standard_conforming_strings`` is on)."""
+    return mark + text.replace(mark, mark * 2) + mark

@@ -255,6 +255,14 @@ def test_a_role_reads_only_variables_of_its_own(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_no_option_of_a_role_does_nothing(role: str) -> None:
+    used = set(uses(role))
+    for value in defaults(role).values():
+        used |= {name for text in texts(value) for name in names_used(text, role)}
+    assert not set(options(role)) - used
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_a_default_reads_only_fleet_knobs_and_variables_of_its_own(role: str) -> None:
     wrong = {
         name: used
@@ -267,6 +275,13 @@ def test_a_default_reads_only_fleet_knobs_and_variables_of_its_own(role: str) ->
         and used not in constants(role)
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_playbook_has_a_variable_by_the_name_of_a_roles_constant(role: str) -> None:
+    # An imported role's vars/ win over the play's from then on.
+    for path in (CHECKOUT / "playbooks" / "vars").glob("*.yml"):
+        assert not set(load_yaml(path)) & set(constants(role)), relative(path)
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which roles have to be set: every attribute, and passwords against verifiers that PostgreSQL's own library made."""
+"""Statements for roles that differ in anything; passwords against verifiers that PostgreSQL's own library made."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import password_matches, to_set
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import password_matches, statements, verifier
 
 # RFC 7677, section 3: user "user", password "pencil".
 RFC = (
     "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
     "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
 )
-FLAGS = "LOGIN,NOSUPERUSER,NOREPLICATION"
+FLAGS = "LOGIN,NOSUPERUSER,NOREPLICATION,CONNECTION LIMIT -1"
 ROW: dict[str, Any] = {
     "rolname": "app",
     "rolpassword": RFC,
     "rolcanlogin": True,
     "rolsuper": False,
     "rolreplication": False,
+    "rolconnlimit": -1,
 }
 
 
@@ -44,31 +45,48 @@ def test_a_password_beyond_ascii_counts_as_one_that_differs() -> None:
 
 
 def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
-    assert to_set([ROW], {"app": FLAGS}, {"app": "pencil"}) == []
+    assert statements([ROW], {"app": FLAGS}, {"app": "pencil"}) == []
 
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"rolname": "other"},
-        {"rolpassword": None},
-        {"rolcanlogin": False},
-        {"rolsuper": True},
-        {"rolreplication": True},
-    ],
+    [{"rolpassword": None}, {"rolcanlogin": False}, {"rolsuper": True}, {"rolreplication": True}, {"rolconnlimit": 7}],
     ids=str,
 )
-def test_a_role_that_differs_in_anything_is_named(change: dict[str, Any]) -> None:
-    assert to_set([{**ROW, **change}], {"app": FLAGS}, {"app": "pencil"}) == ["app"]
+def test_a_role_that_differs_in_anything_is_altered(change: dict[str, Any]) -> None:
+    (statement,) = statements([{**ROW, **change}], {"app": FLAGS}, {"app": "pencil"})
+    assert statement.startswith(
+        """ALTER ROLE "app" LOGIN NOSUPERUSER NOREPLICATION CONNECTION LIMIT -1 PASSWORD 'SCRAM-SHA-256$4096:"""
+    )
 
 
-def test_names_come_in_the_order_they_are_wanted_in() -> None:
-    assert to_set([], {"b": FLAGS, "a": FLAGS}, {"a": "x", "b": "y"}) == ["b", "a"]
+def test_roles_that_are_missing_are_made_in_the_order_they_are_wanted_in() -> None:
+    made = statements([{**ROW, "rolname": "other"}], {"b": FLAGS, "a": FLAGS}, {"a": "x", "b": "y"})
+    assert [statement.split(" LOGIN")[0] for statement in made] == ['CREATE ROLE "b"', 'CREATE ROLE "a"']
 
 
-def test_refuses_a_flag_that_it_does_not_know() -> None:
+def test_no_statement_holds_a_password_that_a_server_could_log() -> None:
+    (statement,) = statements([], {"app": FLAGS}, {"app": "pencil"})
+    assert "pencil" not in statement
+    assert password_matches("pencil", statement.split("'")[1])
+
+
+def test_names_and_passwords_beyond_ascii_are_quoted() -> None:
+    (statement,) = statements([], {'o"dd': "LOGIN"}, {'o"dd': "wört's"})
+    assert statement == """CREATE ROLE "o""dd" LOGIN PASSWORD 'wört''s'"""
+
+
+def test_refuses_an_attribute_that_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="NOSUCH is no attribute"):
-        to_set([ROW], {"app": "NOSUCH"}, {"app": "pencil"})
+        statements([ROW], {"app": "NOSUCH"}, {"app": "pencil"})
+
+
+def test_a_verifier_of_ours_has_the_form_of_libpqs() -> None:
+    ours = verifier("pencil")
+    assert password_matches("pencil", ours)
+    assert not password_matches("pen", ours)
+    assert len(ours) == len(RFC)
+    assert ours != verifier("pencil")
 
 
 @settings(derandomize=True, max_examples=20, deadline=None)
