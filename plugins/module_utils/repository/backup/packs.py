@@ -17,8 +17,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import comp
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.index import FRAME_BYTES, Frame, Member
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 
-# Stored bytes of a pack. One PUT each; three of them are in memory at most.
+# Stored bytes of a pack. One PUT each.
 PACK_BYTES = 16 << 20
+# Packs that are on their way at a time, so that a store's latency is not waited for. One more is being filled.
+UPLOADS = 2
 # Raw bytes of index lines per part.
 INDEX_PART_BYTES = 8 << 20
 # Frames that are being hashed and compressed, or wait for it.
@@ -83,8 +85,8 @@ class Writer:
         self._known = known
         self._level = level
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="frame")
-        self._uploader = ThreadPoolExecutor(1, thread_name_prefix="upload")
-        self._upload: Future[None] | None = None
+        self._uploader = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
+        self._uploads: deque[Future[None]] = deque()
         self._waiting: deque[Callable[[], None]] = deque()
         self._pack: list[bytes] = []
         self._pack_bytes = 0
@@ -124,7 +126,7 @@ class Writer:
             self._waiting.popleft()()
         self._end_pack()
         self._end_index_part()
-        self._await_upload()
+        self._await_uploads(0)
 
     def _later(self, act: Callable[[], None]) -> None:
         self._waiting.append(act)
@@ -168,14 +170,14 @@ class Writer:
         content = b"".join(self._pack)
         key = layout.pack_object(self._system, self._backup, self._pack_number)
         self._pack, self._pack_bytes, self._pack_number = [], 0, self._pack_number + 1
-        self._await_upload()
+        self._await_uploads(UPLOADS - 1)
         self.sent += len(content)
-        self._upload = self._uploader.submit(self._repository.store.create, key, content)
+        self._uploads.append(self._uploader.submit(self._repository.store.create, key, content))
 
-    def _await_upload(self) -> None:
-        if self._upload is not None:
-            self._upload.result()
-            self._upload = None
+    def _await_uploads(self, left: int) -> None:
+        """Wait until at most so many are on their way. Raises what the store said against one."""
+        while len(self._uploads) > left:
+            self._uploads.popleft().result()
 
     def _end_index_part(self) -> None:
         if not self._lines:
