@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def role_statements(
 ) -> list[str]:
     """See DOCUMENTATION."""
     try:
-        return statements(found, attributes, passwords)
+        return statements(found, attributes, passwords, lambda: secrets.token_bytes(16))
     except (KeyError, TypeError, ValueError) as error:
         raise AnsibleFilterError(f"dbops.fleet.role_statements: {error}") from error
 

@@ -9,9 +9,8 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 # As in pg_authid.rolpassword (PostgreSQL documentation, chapter "System Catalogs", pg_authid).
@@ -34,12 +33,11 @@ def password_matches(password: str, verifier: str | None) -> bool:
     return hmac.compare_digest(_keys(password, salt, int(found[1]))[0], stored)
 
 
-def verifier(password: str) -> str:
-    """The SCRAM verifier of a password in ASCII, with a salt of its own, as ``\\password`` of psql sends it.
+def verifier(password: str, salt: bytes) -> str:
+    """The SCRAM verifier of a password in ASCII, as ``\\password`` of psql sends it. A salt is 16 random bytes.
 
     A server that gets it can neither log the password nor give it away.
     """
-    salt = os.urandom(16)
     stored, server = (base64.b64encode(key).decode() for key in _keys(password, salt, _ITERATIONS))
     return f"SCRAM-SHA-256${_ITERATIONS}:{base64.b64encode(salt).decode()}${stored}:{server}"
 
@@ -52,7 +50,10 @@ def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
 
 
 def statements(
-    found: Iterable[Mapping[str, Any]], attributes: Mapping[str, str], passwords: Mapping[str, str]
+    found: Iterable[Mapping[str, Any]],
+    attributes: Mapping[str, str],
+    passwords: Mapping[str, str],
+    salt: Callable[[], bytes],
 ) -> list[str]:
     """CREATE ROLE or ALTER ROLE for each role that is missing, lacks an attribute, or has another password.
 
@@ -61,6 +62,7 @@ def statements(
         attributes: role to attributes as CREATE ROLE has them, separated by commas:
             ``LOGIN,NOSUPERUSER,CONNECTION LIMIT 50``.
         passwords: role to password. One beyond ASCII is sent as it is, for the server to normalise and encrypt.
+        salt: called for each new verifier.
 
     Returns:
         Statements in the order of `attributes`.
@@ -80,7 +82,7 @@ def statements(
             and password_matches(password, row["rolpassword"])
         ):
             continue
-        sent = verifier(password) if password.isascii() else password
+        sent = verifier(password, salt()) if password.isascii() else password
         wrong.append(
             f"{'ALTER' if row else 'CREATE'} ROLE {_quoted(role, chr(34))} {wanted.replace(',', ' ')}"
             f" PASSWORD {_quoted(sent, chr(39))}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import psycopg
@@ -30,6 +31,10 @@ ROW: dict[str, Any] = {
 }
 
 
+def salt() -> bytes:
+    return b"sixteen bytes..!"
+
+
 def test_knows_the_password_of_the_standards_example() -> None:
     assert password_matches("pencil", RFC)
     assert not password_matches("pen", RFC)
@@ -45,7 +50,7 @@ def test_a_password_beyond_ascii_counts_as_one_that_differs() -> None:
 
 
 def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
-    assert statements([ROW], {"app": FLAGS}, {"app": "pencil"}) == []
+    assert statements([ROW], {"app": FLAGS}, {"app": "pencil"}, salt) == []
 
 
 @pytest.mark.parametrize(
@@ -54,39 +59,42 @@ def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
     ids=str,
 )
 def test_a_role_that_differs_in_anything_is_altered(change: dict[str, Any]) -> None:
-    (statement,) = statements([{**ROW, **change}], {"app": FLAGS}, {"app": "pencil"})
+    (statement,) = statements([{**ROW, **change}], {"app": FLAGS}, {"app": "pencil"}, salt)
     assert statement.startswith(
         """ALTER ROLE "app" LOGIN NOSUPERUSER NOREPLICATION CONNECTION LIMIT -1 PASSWORD 'SCRAM-SHA-256$4096:"""
     )
 
 
 def test_roles_that_are_missing_are_made_in_the_order_they_are_wanted_in() -> None:
-    made = statements([{**ROW, "rolname": "other"}], {"b": FLAGS, "a": FLAGS}, {"a": "x", "b": "y"})
+    made = statements([{**ROW, "rolname": "other"}], {"b": FLAGS, "a": FLAGS}, {"a": "x", "b": "y"}, salt)
     assert [statement.split(" LOGIN")[0] for statement in made] == ['CREATE ROLE "b"', 'CREATE ROLE "a"']
 
 
 def test_no_statement_holds_a_password_that_a_server_could_log() -> None:
-    (statement,) = statements([], {"app": FLAGS}, {"app": "pencil"})
+    (statement,) = statements([], {"app": FLAGS}, {"app": "pencil"}, salt)
     assert "pencil" not in statement
     assert password_matches("pencil", statement.split("'")[1])
 
 
 def test_names_and_passwords_beyond_ascii_are_quoted() -> None:
-    (statement,) = statements([], {'o"dd': "LOGIN"}, {'o"dd': "wört's"})
+    (statement,) = statements([], {'o"dd': "LOGIN"}, {'o"dd': "wört's"}, salt)
     assert statement == """CREATE ROLE "o""dd" LOGIN PASSWORD 'wört''s'"""
 
 
 def test_refuses_an_attribute_that_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="NOSUCH is no attribute"):
-        statements([ROW], {"app": "NOSUCH"}, {"app": "pencil"})
+        statements([ROW], {"app": "NOSUCH"}, {"app": "pencil"}, salt)
 
 
 def test_a_verifier_of_ours_has_the_form_of_libpqs() -> None:
-    ours = verifier("pencil")
+    ours = verifier("pencil", salt())
     assert password_matches("pencil", ours)
     assert not password_matches("pen", ours)
     assert len(ours) == len(RFC)
-    assert ours != verifier("pencil")
+
+
+def test_a_verifier_of_ours_with_the_standards_salt_is_the_standards() -> None:
+    assert verifier("pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")) == RFC
 
 
 @settings(derandomize=True, max_examples=20, deadline=None)
