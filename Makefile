@@ -77,5 +77,6 @@ hosts-destroy: ## Removes the test hosts with their networks and mounts
 build: $(READY) ## The collection's artefact, dbops-fleet-VERSION.tar.gz
 	@ansible-galaxy collection build --force
 
-clean: hosts-destroy ## Removes all that the targets above made, the test hosts too
+clean: hosts-destroy ## Removes all that the targets above made, the test hosts and their images too
+	@tests/hosts/fleet-hosts down --images
 	rm -rf $(VENV) .cache .ansible .hypothesis .mypy_cache .pytest_cache .ruff_cache dbops-fleet-*.tar.gz

@@ -25,10 +25,12 @@ def row_of(test: str) -> tuple[str, str, str]:
     """The list, the scenario and the sentence of a test such as `test_failover.py::test_f02_a_power_cut[pg1]`."""
     file, _, name = test.partition("::")
     name = name.partition("[")[0].removeprefix("test_")
-    numbered = re.match(r"([sfr]\d\d)_(.*)", name)
+    letter = file.removeprefix("test_")[0].upper()
+    numbered = re.match(r"[sfr]?(\d\d(?:_and_\d\d)*)_(.*)", name)
     if numbered is None:
-        return file.removeprefix("test_")[0].upper(), "", name.replace("_", " ")
-    return numbered[1][0].upper(), numbered[1].upper(), numbered[2].replace("_", " ")
+        return letter, "", name.replace("_", " ")
+    scenario = f"{letter}{numbered[1].replace('_and_', f', {letter}')}"
+    return letter, scenario, numbered[2].replace("_", " ")
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

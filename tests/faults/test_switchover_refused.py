@@ -166,7 +166,7 @@ def test_s27_clients_that_would_not_wait_as_long_as_the_pause_are_named(cluster:
     assert "query_wait_timeout" in said
 
 
-def test_s21_s20_two_primaries_are_both_named_and_so_is_another_timeline(cluster: Cluster) -> None:
+def test_s21_two_primaries_are_both_named_and_so_is_another_timeline(cluster: Cluster) -> None:
     """The last test of this file: pg4 leaves the cluster, and pg3 goes with it."""
     fourth, third = cluster.servers["pg4"], cluster.servers["pg3"]
     third.follow(fourth).wait_for_streaming()
