@@ -1,0 +1,85 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What playbooks derive from an inventory, asked of Ansible itself on the example's inventory. No host is contacted."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.dbops.fleet.tests.support.house import CHECKOUT
+
+ORDERS = ["orders-db1", "orders-db2", "orders-db3"]
+BILLING = ["billing-db1", "billing-db2", "billing-delayed", "billing-reports"]
+
+
+def derived(variable: str, files: list[str], directory: Path, **extra: Any) -> Any:
+    """The value of a variable of playbooks/vars on the first host of the example."""
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "vars_files": [str(CHECKOUT / "playbooks/vars" / f"{file}.yml") for file in files],
+        "tasks": [{"ansible.builtin.debug": {"var": variable}, "run_once": True}],
+    }
+    playbook = directory / "play.yml"
+    playbook.write_text(yaml.safe_dump([play]))
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(CHECKOUT / "inventories/example")]
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+    }
+    done = subprocess.run(
+        [*command, "-e", json.dumps(extra), str(playbook)],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = json.loads(done.stdout[done.stdout.index("{") :])["plays"][0]["tasks"][0]["hosts"].values()
+    return result[variable]
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [({}, {"orders": ORDERS, "billing": BILLING}), ({"fleet_cluster": "orders"}, {"orders": ORDERS})],
+    ids=["all", "one that is named"],
+)
+def test_a_cluster_has_its_own_hosts_as_members(
+    tmp_path: Path, extra: dict[str, str], expected: dict[str, list[str]]
+) -> None:
+    members = derived("__fleet_members", ["fleet"], tmp_path, **extra)
+    assert {name: sorted(member["name"] for member in found) for name, found in members.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("journal", "taken_on"),
+    [
+        ({}, {}),
+        ({"started": "1", "restored": "2", "report": {}, "finished": "3"}, {}),
+        ({"started": "1", "restored": "2"}, {"started": "1", "restored": "2"}),
+    ],
+    ids=["none", "of a recovery that ended", "of a killed one"],
+)
+def test_a_recovery_goes_on_with_what_a_killed_one_left_and_with_nothing_else(
+    tmp_path: Path, journal: dict[str, Any], taken_on: dict[str, Any]
+) -> None:
+    left = {"content": base64.b64encode(json.dumps(journal).encode()).decode()} if journal else {}
+    found = derived(
+        "__fleet_recovery_taken_on",
+        ["fleet", "disaster_recovery"],
+        tmp_path,
+        disaster_recovery_cluster="orders",
+        __fleet_left=left,
+    )
+    assert found == taken_on
