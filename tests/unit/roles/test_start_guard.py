@@ -29,12 +29,61 @@ def guard() -> ModuleType:
 
 def test_refuses_beside_a_member_that_takes_writes(guard: ModuleType) -> None:
     found = guard.objection([guard.Answer("db2", True, False, 2, OURS)], 1, OURS)
-    assert "db2 takes writes on timeline 2" in found
+    assert "db2 takes writes on timeline 2" in found.reason
+    assert found.stale is None
+    assert guard.objection([guard.Answer("db2", True, False, 1, OURS)], 1, OURS).stale is None
 
 
 def test_refuses_beside_a_replica_of_a_newer_timeline(guard: ModuleType) -> None:
     found = guard.objection([guard.Answer("db3", True, True, 2, OURS)], 1, OURS)
-    assert "db3 follows timeline 2" in found
+    assert "db3 follows timeline 2" in found.reason
+    assert guard.remedy(found, "orders", "postgresql@17-main").endswith("rejoin -e fleet_cluster=orders")
+
+
+def test_names_a_writer_on_an_older_timeline_as_what_has_to_be_stopped(guard: ModuleType) -> None:
+    stale = guard.Answer("db1", True, False, 1, OURS)
+    found = guard.objection([stale, guard.Answer("db3", True, True, 2, OURS)], 2, OURS)
+    assert found.stale == "db1"
+    said = guard.remedy(found, "orders", "postgresql@17-main")
+    assert "Stop PostgreSQL there (systemctl stop postgresql@17-main), then start this one" in said
+    assert said.endswith("-e fleet_rejoin_member=db1")
+
+
+def test_does_not_call_a_writer_stale_when_it_is_behind_another_member_itself(guard: ModuleType) -> None:
+    answers = [guard.Answer("db1", True, False, 1, OURS), guard.Answer("db3", True, True, 3, OURS)]
+    for order in itertools.permutations(answers):
+        found = guard.objection(list(order), 2, OURS)
+        assert found == guard.Objection("db3 follows timeline 3, this host is on timeline 2")
+
+
+def test_waits_for_every_member_right_after_boot_and_for_anybody_at_other_times(guard: ModuleType) -> None:
+    up, starting, away = guard.Answer("db2", True, True, 1, OURS), guard.Answer("db3", True), guard.Answer("db4", False)
+    assert guard.enough([up, up], booted=True)
+    assert not guard.enough([up, starting], booted=True)
+    assert guard.enough([starting, away], booted=False)
+    assert not guard.enough([away, away], booted=False)
+
+
+def test_asks_again_after_boot_until_a_replica_that_was_starting_objects(
+    guard: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([guard.Answer("db3", True), guard.Answer("db3", True), guard.Answer("db3", True, True, 2, OURS)])
+    monkeypatch.setattr(guard, "ask", lambda _peer: next(answers))
+    monkeypatch.setattr(guard.time, "sleep", lambda _seconds: None)
+    assert "db3 follows timeline 2" in guard.ask_all([{"name": "db3"}], 1, OURS, booted=True).reason
+
+
+def test_starts_when_the_time_is_up(guard: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "ask", lambda _peer: guard.Answer("db3", False))
+    monkeypatch.setattr(guard, "WAIT_SECONDS", -1.0)
+    assert guard.ask_all([{"name": "db3"}], 1, OURS, booted=True) is None
+
+
+def test_knows_how_long_ago_the_host_booted(guard: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BOOT_SECONDS", 0.0)
+    assert not guard.just_booted()
+    monkeypatch.setattr(guard, "BOOT_SECONDS", 1e9)
+    assert guard.just_booted()
 
 
 def test_starts_with_replicas_of_its_own_timeline_and_when_nobody_answers(guard: ModuleType) -> None:
