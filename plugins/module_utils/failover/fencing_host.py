@@ -27,24 +27,61 @@ def mark_file(directory: Path = STATE_DIRECTORY) -> Path:
 
 
 def fence_host(
-    instance: Instance, cluster: str, *, stop_timeout: float = 3.0, directory: Path = STATE_DIRECTORY
+    instance: Instance,
+    cluster: str,
+    *,
+    stop_timeout: float = 3.0,
+    directory: Path = STATE_DIRECTORY,
+    root: Path = Path("/"),
 ) -> Rung:
     """Stop the instance for good and read back that it is.
 
     The order matters: the mark and standby.signal first, so that whatever starts the server meanwhile starts a standby;
     then the unit is masked, so that nothing starts it; then the server is stopped, fast, immediately, by SIGKILL.
 
+    Where the instance has no data, nothing is touched if there may be a server all the same: it may be of another
+    version, or its file system was unmounted under it.
+
     Args:
         stop_timeout: seconds for each of the three.
+        root: of the file system, for tests.
     """
+    absent = instance.data_version is None
+    if absent and (found := _other_servers(instance, root)):
+        nothing = f"there is no instance {instance.version}/{instance.name}: no PG_VERSION in {instance.data_directory}"
+        return Rung("ssh", UNCONFIRMED, (nothing, *found, "nothing was stopped; is postgres_server_version right?"))
     directory.mkdir(parents=True, exist_ok=True)
     mark_file(directory).write_text(json.dumps({"cluster": cluster, "fenced": time.time(), "unit": instance.unit}))
     sync_directory(directory)
-    if instance.exists and not instance.empty:
-        LocalPrimary(instance).write_standby_signal()
+    if absent:
+        masked = mask(instance, True)
+        evidence = (
+            "no process on this host is called postgres, and no other instance is configured",
+            _told_mask(instance, masked),
+        )
+        return Rung("ssh", UNCONFIRMED if masked is False else CONFIRMED, evidence)
+    LocalPrimary(instance).write_standby_signal()
     masked = mask(instance, True)
     stop_instance(instance, stop_timeout)
     return _read_back(instance, masked)
+
+
+def _other_servers(instance: Instance, root: Path) -> list[str]:
+    """Sentences about servers that run here, and other instances, which could be started."""
+    own = f"{instance.version}/{instance.name}"
+    running = []
+    for entry in (root / "proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == "postgres":
+                running.append(entry.name)
+    found = sorted("/".join(path.parts[-2:]) for path in (root / "etc/postgresql").glob("[0-9]*/*"))
+    configured = [name for name in found if name != own]
+    sentences = []
+    if running:
+        sentences.append(f"processes called postgres: {', '.join(running)}")
+    if configured:
+        sentences.append(f"configured in /etc/postgresql: {', '.join(configured)}")
+    return sentences
 
 
 def stop_instance(instance: Instance, timeout: float = 30.0) -> bool:
@@ -93,18 +130,22 @@ def _stopped(instance: Instance, number: signal.Signals, timeout: float) -> bool
 
 def _read_back(instance: Instance, masked: bool | None) -> Rung:
     processes = processes_in(instance.data_directory)
-    signalled = (instance.data_directory / "standby.signal").exists() or instance.empty
+    signalled = (instance.data_directory / "standby.signal").exists()
     evidence = (
         "no process uses the data directory"
         if not processes
         else f"processes use the data directory: {', '.join(map(str, processes))}",
-        {True: f"{instance.unit} is masked", False: f"{instance.unit} is not masked", None: "there is no systemd"}[
-            masked
-        ],
+        _told_mask(instance, masked),
         "standby.signal is there: another start makes a standby" if signalled else "standby.signal is missing",
     )
     confirmed = not processes and signalled and masked is not False
     return Rung("ssh", CONFIRMED if confirmed else UNCONFIRMED, evidence)
+
+
+def _told_mask(instance: Instance, masked: bool | None) -> str:
+    if masked is None:
+        return "there is no systemd"
+    return f"{instance.unit} is {'' if masked else 'not '}masked"
 
 
 def processes_in(directory: Path) -> list[int]:
