@@ -86,8 +86,16 @@ class Shelf:
         """Likewise of dumps."""
         return tuple(one for one in self._unfinished() if is_dump(one.backup))
 
+    def complete(self) -> set[str]:
+        """Ids of the backups and dumps in the catalogue."""
+        return {_name(item.key) for item in self._list(layout.catalog_prefix(self.system))}
+
+    def is_begun(self, backup: str) -> bool:
+        """Whether its begun-mark is there. It is written before anything else, and retention takes it away first."""
+        return any(True for _found in self._list(layout.begun_object(self.system, backup)))
+
     def _unfinished(self) -> tuple[Unfinished, ...]:
-        complete = {_name(item.key) for item in self._list(layout.catalog_prefix(self.system))}
+        complete = self.complete()
         begun: dict[str, str | None] = {}
         newest: dict[str, float] = {}
         for item in self._list(f"{self.system}/backup/"):

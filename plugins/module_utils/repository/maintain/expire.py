@@ -26,6 +26,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.retention i
     removable_segments,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import ABANDONED_SECONDS, Shelf, Unfinished
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.store.interface import StoredObject
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, Segment, kind_of
 
@@ -78,23 +79,27 @@ def decide(shelf: Shelf, policy: Policy, dump_policy: Policy | None = None) -> R
         Refused: nothing may be deleted; see retention.plan.
     """
     now = time.time()
+    # Before the catalogue: what ends from here on is seen at least once, as running or as listed.
+    unfinished, unfinished_dumps = shelf.unfinished(), shelf.unfinished_dumps()
     _refuse_unlisted(shelf)
     listed = shelf.listed()
-    decided = _sparing_bases(plan(listed, policy, now), shelf.unfinished(), now)
+    decided = _sparing_bases(plan(listed, policy, now), unfinished, now)
     kept = [item.backup for item in listed if item.backup.id in decided.keep]
     dumped = shelf.dumps()
-    dumps = _sparing_bases(plan_dumps(dumped, dump_policy or policy, now), shelf.unfinished_dumps(), now)
+    dumps = _sparing_bases(plan_dumps(dumped, dump_policy or policy, now), unfinished_dumps, now)
     stay: list[Backup | Dump] = [*kept, *(item.dump for item in dumped if item.id in dumps.keep)]
+    removed = {*decided.remove, *dumps.remove}
+    abandoned = {one.backup for one in (*unfinished, *unfinished_dumps) if not one.running(now)}
     listings = [
         key
         for backup in (*decided.remove, *dumps.remove)
         for key in (layout.catalog_object(shelf.system, backup), layout.begun_object(shelf.system, backup))
     ]
     objects, size = [], 0
-    for key, stored in _backup_objects(shelf, stay, now):
-        if key not in listings:
-            objects.append(key)
-        size += stored
+    for item in _backup_objects(shelf, stay, removed, abandoned):
+        if item.key not in listings:
+            objects.append(item.key)
+        size += item.size
     segments: tuple[Segment, ...] = ()
     if kept:
         archive = inventory.read(shelf.repository, shelf.system, kept[0].segment_size)
@@ -149,14 +154,25 @@ def _sparing_bases(decided: Plan, unfinished: tuple[Unfinished, ...], now: float
     return Plan(keep, tuple(backup for backup in decided.remove if backup not in bases), decided.continuous_from)
 
 
-def _backup_objects(shelf: Shelf, kept: list[Backup | Dump], now: float) -> Iterator[tuple[str, int]]:
-    """Objects of backups and dumps that are neither kept nor running, but for packs that a kept one reads."""
-    unfinished = (*shelf.unfinished(), *shelf.unfinished_dumps())
-    stay = {backup.id for backup in kept} | {one.backup for one in unfinished if one.running(now)}
+def _backup_objects(
+    shelf: Shelf, kept: list[Backup | Dump], removed: set[str], abandoned: set[str]
+) -> Iterator[StoredObject]:
+    """The objects of backups and dumps that are known to be gone, but for packs that a kept one reads.
+
+    Others begin and end while this looks, so what is only not known to be wanted stays.
+    """
     packs = {layout.pack_object(shelf.system, owner, number) for owner, number in needed_packs(kept)}
+    stay = {backup.id for backup in kept}
+    found: dict[str, list[StoredObject]] = {}
     for item in shelf.repository.store.list(f"{shelf.system}/backup/"):
-        if item.key.split("/")[2] not in stay and item.key not in packs:
-            yield item.key, item.size
+        owner = item.key.split("/")[2]
+        if owner not in stay and item.key not in packs:
+            found.setdefault(owner, []).append(item)
+    complete = shelf.complete()
+    for owner, items in found.items():
+        given_up = owner not in complete and (owner in abandoned or not shelf.is_begun(owner))
+        if owner in removed or given_up:
+            yield from items
 
 
 def _wal_objects(shelf: Shelf, segments: set[Segment], size: int) -> Iterator[tuple[str, int]]:
