@@ -22,7 +22,8 @@ def identify_primary(
         members: facts of every member, unreachable ones too.
         cluster: for messages.
         promoting: the candidate of an earlier failover whose promotion was begun and never seen to end.
-        named: `fleet_failover_primary`, the operator's word; it is believed only where nothing contradicts it.
+        named: `fleet_failover_primary`, the operator's word; it is believed only where nothing contradicts it, so also
+            of a replica where every member is one.
 
     Raises:
         Refused: two members are primaries, or nothing tells which one was.
@@ -40,6 +41,8 @@ def identify_primary(
     if running:
         return running[0]
     possible = [member.name for member in members if not member.is_standby]
+    if not possible and named in {member.name for member in members}:
+        return str(named)
     if promoting is not None and promoting in possible:
         return promoting
     upstreams = {name for member in members if member.is_standby for name in _upstream(member, members)}
@@ -50,9 +53,12 @@ def identify_primary(
     if len(found) == 1:
         return found[0]
     said = f"replicas follow {', '.join(found)}" if len(found) > 1 else "every member runs as a replica"
+    remedy = "Name it: -e fleet_failover_primary=<member>."
+    if not possible:
+        remedy += f" It answers as a replica: add -e fleet_failover_force={cluster} to have it fenced."
     raise Refused(
         f"it cannot be told which member of {cluster} was the primary: {said}",
-        remedy="Name it: -e fleet_failover_primary=<member>.",
+        remedy=remedy,
         code="no_lost_primary",
         members=found,
     )

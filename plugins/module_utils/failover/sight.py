@@ -84,6 +84,7 @@ def look(
         *_lowered(newest),
         instance.unit if instance is not None else None,
         _free_mb(instance),
+        instance is not None and (instance.data_directory / "standby.signal").exists(),
     )
 
 

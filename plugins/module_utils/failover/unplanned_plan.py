@@ -140,8 +140,9 @@ def plan_failover(
     forced = orders.force == cluster and confirmation.verdict == "alive"
     if not confirmation.allows_failover and not forced:
         refusals.append(Refusal(confirmation.verdict, confirmation.reason, confirmation.remedy))
-    fenced = next((sight.fenced for sight in sights if sight.vantage == primary), False)
-    if confirmation.verdict == "crashed" and orders.restart_crashed and not fenced and not refusals:
+    # Started again it would be a replica: a fence or a switchover that did not come to its end has seen to that.
+    kept_out = any(sight.fenced or sight.standby_signal for sight in sights if sight.vantage == primary)
+    if confirmation.verdict == "crashed" and orders.restart_crashed and not kept_out and not refusals:
         return FailoverPlan(
             "restart",
             primary,

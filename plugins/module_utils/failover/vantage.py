@@ -46,6 +46,7 @@ class Sight(Record):
             here, because too few standbys were left.
         unit: of systemd, of the instance on this host.
         free_mb: MiB that are free for its data directory.
+        standby_signal: this host's instance is marked to start as a standby.
     """
 
     vantage: str
@@ -62,3 +63,4 @@ class Sight(Record):
     synchronous_before: str | None = None
     unit: str | None = None
     free_mb: int | None = None
+    standby_signal: bool = False

@@ -124,6 +124,29 @@ def test_a_member_that_was_fenced_is_never_started_again() -> None:
     assert plan(sight(standby("n2")), sight(standby("n3")), host).action == "fail_over"
 
 
+def test_a_member_that_would_start_as_a_standby_is_not_started_again() -> None:
+    """A switchover that needs the operator has left standby.signal there."""
+    host = Sight("n1", "replica", (), MemberFacts("n1", "192.0.2.1", state="stopped"), standby_signal=True)
+    found = plan(sight(standby("n2")), sight(standby("n3")), host)
+    assert (found.action, found.primary, found.worker) == ("fail_over", "n1", "n2")
+
+
+def test_a_primary_that_runs_as_a_replica_is_failed_over_when_it_is_named_and_forced() -> None:
+    nobody = {"primary_conninfo": "", "synchronous_standby_names": QUORUM, "synchronous_commit": "on"}
+    sights = (
+        sight(standby("n1", settings=nobody)),
+        *(sight(standby(name), "sql") for name in ("n2", "n3")),
+    )
+    found = plan(*sights)
+    assert codes(found) == ["no_lost_primary"]
+    assert found.refusals[0].remedy is not None
+    assert "-e fleet_failover_force=orders" in found.refusals[0].remedy
+    assert codes(plan(*sights, primary="n1")) == ["alive"]
+    found = plan(*sights, primary="n1", force="orders")
+    assert (found.action, found.primary, found.worker) == ("fail_over", "n1", "n2")
+    assert found.fences == ("ssh",)
+
+
 def test_within_the_cooldown_it_refuses_until_the_cluster_is_named() -> None:
     sights = (sight(standby("n2"), last_failover=NOW - 60), sight(standby("n3")))
     assert codes(plan(*sights)) == ["cooldown"]
