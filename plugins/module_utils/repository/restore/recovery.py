@@ -113,8 +113,9 @@ class Standing(enum.Enum):
 def standing(progress: Progress, choice: Choice, target: Target) -> Standing:
     """Judge one look at the server.
 
-    The end of the archive is reached when the server asks for more and has read into the last segment: what it has not
-    replayed of that is no whole record.
+    The end of the archive is reached when the server asks for more and has replayed of the last segment: what it has
+    not replayed of that is no whole record. To stand at that segment's first byte is not enough. So does a server that
+    has replayed the switch at the end of the segment before, and was not given the last one.
     """
     if not progress.in_recovery:
         return Standing.ENDED
@@ -122,7 +123,7 @@ def standing(progress: Progress, choice: Choice, target: Target) -> Standing:
         return Standing.REACHED
     if progress.replayed is None or progress.waiting_for != NO_MORE_WAL:
         return Standing.GOING_ON
-    if progress.replayed < choice.end - choice.backup.segment_size:
+    if progress.replayed <= choice.end - choice.backup.segment_size:
         return Standing.STUCK
     return Standing.REACHED if target.kind == "latest" else Standing.EXHAUSTED
 

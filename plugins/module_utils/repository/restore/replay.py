@@ -83,6 +83,9 @@ class Replayed:
 class Prefetcher:
     """Fetches the segments that replay will ask for, a few at a time, into a directory that `restore_command` looks
     in.
+
+    Attributes:
+        trouble: what kept it from delivering a segment, the newest such message; empty when nothing did.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Prefetcher:
         self._segments = segments
         self._directory = directory
         self._ahead = ahead
+        self.trouble = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
@@ -120,7 +124,8 @@ class Prefetcher:
         fetched = fetch([self._repository], self._cluster, name, self._directory / name)
         if fetched.found is not Found.DELIVERED:
             # restore_command asks again by itself, and answers PostgreSQL as it must.
-            log.warning("prefetch: %s", "; ".join(fetched.messages) or f"{name} is {fetched.found.value}")
+            self.trouble = "; ".join(fetched.messages) or f"{name} is {fetched.found.value}"
+            log.warning("prefetch: %s", self.trouble)
 
 
 def replay(
@@ -167,8 +172,8 @@ def replay(
         (target_directory / "standby.signal").touch()
         server = PrivateServer(config, target_directory, Path(private), values)
         try:
-            with Prefetcher(repository, cluster, segments, ahead, ahead=config.wal.prefetch), server:
-                ended, progress = server.await_target(choice, target)
+            with Prefetcher(repository, cluster, segments, ahead, ahead=config.wal.prefetch) as prefetcher, server:
+                ended, progress = server.await_target(choice, target, prefetcher)
                 timeline = server.promote()
                 server.stop()
         finally:
@@ -226,7 +231,12 @@ class PrivateServer:
         while self._progress() is None:
             time.sleep(POLL_SECONDS)
 
-    def await_target(self, choice: Choice, target: Target) -> tuple[Standing, Progress]:
+    def await_target(self, choice: Choice, target: Target, prefetcher: Prefetcher) -> tuple[Standing, Progress]:
+        """Wait until it stands where it must.
+
+        Raises:
+            OperationFailed: it stopped, or makes no progress; the message has what kept the prefetcher from delivering.
+        """
         seen, moved, position = 0, time.monotonic(), None
         while True:
             progress = self._progress()
@@ -248,7 +258,8 @@ class PrivateServer:
             elif where is Standing.ENDED:
                 raise self._failure("The server ended recovery by itself")
             if time.monotonic() - moved > STALL_SECONDS:
-                raise self._failure(f"Replay stands at {position} since {STALL_SECONDS:g} s ({where.value})")
+                why = f"; {prefetcher.trouble}" if prefetcher.trouble else ""
+                raise self._failure(f"Replay stands at {position} since {STALL_SECONDS:g} s ({where.value}){why}")
             time.sleep(POLL_SECONDS)
 
     def promote(self) -> int:

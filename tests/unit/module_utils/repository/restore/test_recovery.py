@@ -46,17 +46,20 @@ BACKUP = Backup(
 )
 CHOICE = Choice(BACKUP, TimelineHistory.first(), Lsn(10 * SIZE), 100.0)
 LAST, EARLY = Lsn(10 * SIZE - 5000), Lsn(5 * SIZE)
+# Behind the switch at the end of the last segment but one: nothing of the last one was replayed.
+BOUNDARY = Lsn(9 * SIZE)
 
 
 @pytest.mark.parametrize(
-    ("kind", "replayed", "waiting"), list(itertools.product(KINDS, (None, EARLY, LAST), (False, True)))
+    ("kind", "replayed", "waiting"),
+    list(itertools.product(KINDS, (None, EARLY, BOUNDARY, BOUNDARY + 1, LAST), (False, True))),
 )
 def test_only_the_last_segment_counts_as_the_end_of_the_archive(kind: str, replayed: Lsn | None, waiting: bool) -> None:
     progress = Progress(replayed, False, NO_MORE_WAL if waiting else "RecoveryRead", None)
     found = standing(progress, CHOICE, Target(kind, "x"))
     if replayed is None or not waiting:
         assert found is Standing.GOING_ON
-    elif replayed == EARLY:
+    elif replayed <= BOUNDARY:
         assert found is Standing.STUCK
     else:
         assert found is (Standing.REACHED if kind == "latest" else Standing.EXHAUSTED)
