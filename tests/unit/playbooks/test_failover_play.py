@@ -1,7 +1,10 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which tasks of failover.yml a host gets, whatever it is at the same time: lost primary, member, pooler."""
+"""Which tasks of failover.yml a host gets, whatever it is at the same time: lost primary, member, pooler.
+
+And what its report says of the poolers.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from typing import Any
 import pytest
 from jinja2.nativetypes import NativeEnvironment
 
-from ansible_collections.dbops.fleet.tests.support.house import CHECKOUT, load_yaml
+from ansible_collections.dbops.fleet.tests.support.house import CHECKOUT, load_yaml, tasks_in
 
 JINJA = NativeEnvironment()
-PLAY = next(
-    play for play in load_yaml(CHECKOUT / "playbooks/failover.yml") if play["name"].startswith("Hold clients and fence")
-)
+PLAYBOOK = CHECKOUT / "playbooks/failover.yml"
+PLAYS = {play["name"]: play for play in load_yaml(PLAYBOOK)}
+PLAY = PLAYS["Hold clients and fence the old primary"]
 POOLERS = ["db1", "pool1"]
 
 
@@ -62,3 +65,43 @@ def test_a_pooler_holds_clients_only_in_a_failover_and_only_where_it_answers() -
 def test_other_members_are_left_alone() -> None:
     for action in ("fail_over", "restart", "finish"):
         assert tasks_of("db2", action, answers=True) == []
+
+
+def problems(**pool1: Any) -> Any:
+    """What the report says of a pooler with these results of its tasks."""
+    known = {"__fleet_cluster_poolers": ["pool1"], "hostvars": {"pool1": pool1}}
+    return value(PLAYS["Report"]["vars"]["__fleet_pooler_problems"], known)
+
+
+def test_a_pooler_that_was_pointed_and_let_its_clients_go_is_no_problem() -> None:
+    assert problems(__fleet_pointed={"running": True}, __fleet_let_go={}) == []
+    assert problems() == []
+
+
+def test_a_pooler_without_a_process_to_reload_is_named() -> None:
+    (found,) = problems(__fleet_pointed={"running": False}, __fleet_let_go={"skipped": True})
+    assert found.startswith("pool1: PgBouncer does not run.")
+
+
+def test_a_pooler_that_could_not_hold_its_clients_is_named_once() -> None:
+    killed = {"msg": "no answer"}
+    assert problems(__fleet_killed=killed, __fleet_pointed={"running": True}) == [
+        "pool1: its clients could not be held while the old primary was fenced: no answer"
+    ]
+    (found,) = problems(__fleet_killed=killed, __fleet_pointed={"msg": "still none."})
+    assert found.startswith("pool1: still none. Its clients may still have the old primary")
+
+
+def test_every_process_of_a_pooler_is_told() -> None:
+    module = "dbops.fleet.pgbouncer_pool"
+    told = [task.body[module] for task in tasks_in(PLAYBOOK) if module in task.body]
+    assert len(told) == 5
+    assert all(options["endpoints"] == "{{ __fleet_pooler_endpoints }}" for options in told)
+
+
+@pytest.mark.parametrize(("processes", "hosts"), [(1, []), (2, ["/run/pgbouncer-1", "/run/pgbouncer-2"])])
+def test_several_processes_have_a_socket_directory_each(processes: int, hosts: list[str]) -> None:
+    text = load_yaml(CHECKOUT / "playbooks/vars/switchover.yml")["__fleet_pooler_endpoints"]
+    found = value(text, {"inventory_hostname": "pool1", "pgbouncer_processes": processes})
+    assert [endpoint["host"] for endpoint in found] == hosts
+    assert all(endpoint["port"] == 6432 for endpoint in found)
