@@ -200,6 +200,82 @@ def test_tablespaces_come_back_elsewhere(engine: Engine) -> None:
     )
 
 
+def far(engine: Engine) -> Path:
+    """A table in a tablespace of its own; where that is."""
+    space = directory(engine.servers.root / "space one")
+    engine.server.sql(f"CREATE TABLESPACE extra LOCATION '{space}'")
+    engine.server.sql("CREATE TABLE far TABLESPACE extra AS SELECT generate_series(1, 1000) AS i")
+    engine.server.sql("CHECKPOINT")
+    return space
+
+
+def test_a_restore_that_is_tried_again_without_its_tablespaces_leaves_those_of_the_running_server_alone(
+    engine: Engine,
+) -> None:
+    space = far(engine)
+    engine.dbops("backup")
+    engine.archive()
+    to, elsewhere = place(engine), engine.servers.root / "to" / "space two"
+    mapping = ("--tablespace", f"{space}={elsewhere}")
+    engine.dbops("restore", "--to", str(to), *mapping, "--target", "name", "nobody made this", status=1)
+    before = {path: path.lstat().st_mtime_ns for path in space.rglob("*")}
+    told = engine.dbops("restore", "--to", str(to), "--delta", status=1).stderr
+    assert f"{space} is not empty" in told
+    assert "--tablespace" in told
+    # Neither does a copy of the data directory whose link leads to it make it the copy's own.
+    (link,) = (to / "pg_tblspc").iterdir()
+    link.unlink()
+    link.symlink_to(space)
+    told = engine.dbops("restore", "--to", str(to), "--delta", status=1).stderr
+    assert f"{space} belongs to the server that runs in {engine.server.data}" in told
+    assert {path: path.lstat().st_mtime_ns for path in space.rglob("*")} == before
+    engine.dbops("restore", "--to", str(to), *mapping, "--delta")
+    assert started(engine, to).value("SELECT count(*) FROM far") == 1000
+    assert engine.server.value("SELECT count(*) FROM far") == 1000
+
+
+def test_a_damaged_cluster_is_restored_over_itself_with_its_tablespaces(engine: Engine) -> None:
+    far(engine)
+    engine.rows(3)
+    relation = engine.server.data / engine.server.value("SELECT pg_relation_filepath('far')")
+    engine.dbops("backup")
+    engine.archive()
+    engine.server.stop()
+    relation.write_bytes(b"rust" * 2048)
+    report = engine.json("restore", "--to", str(engine.server.data), "--delta")
+    assert report["reused"] > report["fetched"]
+    engine.server.configure(archive_mode="off").start()
+    assert engine.server.value("SELECT count(*) FROM far") == 1000
+    assert len(content(engine.server)) == 3
+
+
+def test_the_server_of_a_killed_restore_is_stopped_by_the_next(engine: Engine) -> None:
+    engine.rows(1)
+    engine.dbops("backup")
+    engine.archive()
+    engine.rows(3)
+    # Replay waits for a segment that cannot be read, so that the restore can be killed while its server runs.
+    (last,) = engine.wal_objects(engine.archive())
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-1])
+    to = place(engine)
+    command = engine.command("restore", "--to", str(to))
+    process = subprocess.Popen(
+        command, env=clean(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_until(lambda: (to / "postmaster.pid").exists(), "the private server", 60)
+    outlived = int((to / "postmaster.pid").read_text().split("\n", 1)[0])
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    last.write_bytes(whole)
+    assert Path(f"/proc/{outlived}").exists()
+    engine.dbops("restore", "--to", str(to), "--delta", "--dry-run")
+    assert Path(f"/proc/{outlived}").exists()
+    engine.dbops("restore", "--to", str(to), "--delta")
+    assert not Path(f"/proc/{outlived}").exists()
+    assert len(content(started(engine, to))) == 4
+
+
 def test_debians_configuration_is_part_of_the_backup(engine: Engine) -> None:
     etc = directory(engine.home / "etc")
     (directory(etc / "conf.d") / "50-fleet.conf").write_text("work_mem = '7MB'\n")

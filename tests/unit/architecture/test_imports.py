@@ -103,6 +103,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "maintain/expire",
         "repository",
         "restore/files",
+        "restore/leftover",
         "restore/operation",
         "restore/place",
         "restore/replay",

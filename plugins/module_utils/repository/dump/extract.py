@@ -7,11 +7,8 @@ the repository, and the scratch copy removed. Loading the dump into the live ser
 
 from __future__ import annotations
 
-# Sees to processes where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
 import json
-import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout, server
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
@@ -29,7 +26,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan i
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.programs import Place
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.take import Source, existing, store
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.lock import only_one
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import run
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import leftover, run
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.place import MARKER
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import PrivateServer
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
@@ -39,7 +36,6 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import 
 
 # Inside the scratch place; nothing else is touched there.
 DIRECTORY = "dbops-extract"
-STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def extract(config: Config, config_file: str, installed: str, shelf: Shelf, requ
     into = request.new_schema
     directory = scratch / DIRECTORY
     with only_one(config, "extract"):
-        _stop_leftover(directory / "data")
+        leftover.stop(directory / "data")
         restoring = _restore_request(shelf, request, directory)
         if not restoring.delta:
             shutil.rmtree(directory, ignore_errors=True)
@@ -170,24 +166,6 @@ def _settings() -> dict[str, str]:
         "primary_conninfo": "",
         "synchronous_standby_names": "",
     }
-
-
-def _stop_leftover(data: Path) -> None:
-    """Stop the server of a run that was killed: it is in a session of its own and has outlived that."""
-    try:
-        process = int((data / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
-        ours = Path(os.readlink(f"/proc/{process}/cwd")) == data.resolve()
-    except (OSError, ValueError):
-        return
-    if not ours:
-        return
-    os.kill(process, signal.SIGQUIT)
-    deadline = time.monotonic() + STOP_SECONDS
-    while Path(f"/proc/{process}").exists():
-        if time.monotonic() > deadline:
-            raise OperationFailed(f"The server of an earlier run in {data} (process {process}) does not stop")
-        time.sleep(0.1)
-    (data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def remember(config: Config, asked: Mapping[str, Any], dump: Dump) -> None:

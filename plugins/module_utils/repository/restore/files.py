@@ -30,7 +30,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.inde
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectCorrupt, ObjectMissing
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.place import MARKER
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.place import MARKER, MARKER_BEFORE
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 
 # Stored bytes that one read of a pack asks for at most.
@@ -152,8 +152,7 @@ def finish(target: Path) -> None:
 def _begin(places: Places, backup: Backup, control: Path) -> None:
     places.target.mkdir(parents=True, exist_ok=True)
     places.target.chmod(0o700)
-    (places.target / MARKER).write_text(json.dumps({"backup": backup.id}), encoding="ascii")
-    _sync(places.target)
+    _mark(places, backup)
     control.unlink(missing_ok=True)
     for name in ("postmaster.pid", "standby.signal", "recovery.signal", "backup_label"):
         (places.target / name).unlink(missing_ok=True)
@@ -164,6 +163,18 @@ def _begin(places: Places, backup: Backup, control: Path) -> None:
         link.parent.mkdir(mode=0o700, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(place)
+
+
+def _mark(places: Places, backup: Backup) -> None:
+    """On the disk before anything else: a later run may overwrite these tablespaces, and no others."""
+    marker = {"backup": backup.id, "tablespaces": [str(place) for place in places.tablespaces.values()]}
+    temporary = places.target / MARKER_BEFORE
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(marker, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(places.target / MARKER)
+    _sync(places.target)
 
 
 def _make(member: Member, path: Path, *, delta: bool) -> Iterator[Piece]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,9 +15,14 @@ from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import leftover
 
-# Lies in a data directory while a restore has not been finished.
+# Lies in a data directory while a restore has not been finished, and says where its tablespaces are.
 MARKER = "dbops-restore.json"
+# The same before it is on the disk as a whole.
+MARKER_BEFORE = "dbops-restore.new"
+# What an empty directory may hold.
+_NOTHING = ("lost+found", MARKER_BEFORE)
 # Left free for WAL and sorting.
 RESERVE_BYTES = 64 << 20
 
@@ -28,18 +34,21 @@ def check(target: Path, backup: Backup, tablespaces: Mapping[int, Path], *, delt
         target: the new data directory.
         backup: that is restored.
         tablespaces: oid -> directory, complete.
-        delta: files that are there already may be used, changed and removed.
+        delta: files that are there already may be used, changed and removed: those of the target, and those of
+            tablespaces that are provably the target's own.
 
     Raises:
-        Refused: the server runs, the directory is not empty or not ours, or there is no room.
+        Refused: the server runs, a directory is not empty or not ours, another server uses it, or there is no room.
     """
     if os.geteuid() == 0:
         raise Refused("PostgreSQL's files must belong to its own account", remedy="Run this as the user postgres.")
     if not target.is_absolute():
         raise Refused(f"The target must be an absolute path, not {target}")
     _refuse_running(target)
+    own = {target.resolve(), *_own_tablespaces(target)} if delta else set()
     for directory in (target, *tablespaces.values()):
-        _refuse_occupied(directory, delta=delta and directory == target, beside=target)
+        _refuse_occupied(directory, delta=directory.resolve() in own, remedy=_remedy(directory, target))
+    _refuse_used(target, tablespaces.values())
     if delta:
         _refuse_foreign(target)
     _refuse_overlap(target, tablespaces)
@@ -93,18 +102,63 @@ def mapped(backup: Backup, mapping: Mapping[str, str]) -> dict[int, Path]:
     return places
 
 
+def _own_tablespaces(target: Path) -> set[Path]:
+    """Where an unfinished restore has put the target's tablespaces, and where its own links lead."""
+    found = set()
+    with contextlib.suppress(OSError, ValueError):
+        marker = json.loads((target / MARKER).read_text(encoding="utf-8"))
+        found = {Path(place) for place in marker.get("tablespaces", ())}
+    with contextlib.suppress(OSError):
+        found |= {link for link in (target / "pg_tblspc").iterdir() if link.is_symlink()}
+    return {path.resolve() for path in found}
+
+
 def _refuse_running(target: Path) -> None:
+    """The server of a restore that was killed is no reason: the next one stops it."""
     try:
         process = int((target / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
     except FileNotFoundError:
         return
     except (OSError, ValueError):
         process = 0
+    if (target / MARKER).exists() and leftover.server(target) is not None:
+        return
     if process and Path(f"/proc/{process}").exists():
         raise Refused(f"A server runs in {target} (process {process})", remedy="Stop it first, if it is the right one.")
 
 
-def _refuse_occupied(directory: Path, *, delta: bool, beside: Path) -> None:
+def _refuse_used(target: Path, tablespaces: Iterable[Path]) -> None:
+    """Whatever links and markers say, nothing that a running server of this account stores its data in is touched."""
+    for data in _servers():
+        if data == target.resolve():
+            continue
+        used = {data, *(link.resolve() for link in (data / "pg_tblspc").glob("*") if link.is_symlink())}
+        for place in tablespaces:
+            if any(place.resolve() in (one, *one.parents) for one in used):
+                raise Refused(
+                    f"{place} belongs to the server that runs in {data}",
+                    remedy="Give that tablespace another place.",
+                )
+
+
+def _servers() -> set[Path]:
+    """The data directories of the running servers that this account may look at: a server's is where it works."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            directory = Path(os.readlink(process / "cwd"))
+            if (directory / "postmaster.pid").exists():
+                found.add(directory)
+    return found
+
+
+def _remedy(directory: Path, target: Path) -> str:
+    if directory == target:
+        return "Move its content away, or use --delta if what lies there may be overwritten with the backup."
+    return f"Give that tablespace an empty directory of its own, with --tablespace {directory}=NEW or `tablespaces`."
+
+
+def _refuse_occupied(directory: Path, *, delta: bool, remedy: str) -> None:
     if not directory.exists():
         parent = next(parent for parent in directory.parents if parent.exists())
         if not os.access(parent, os.W_OK):
@@ -116,18 +170,13 @@ def _refuse_occupied(directory: Path, *, delta: bool, beside: Path) -> None:
         raise Refused(
             f"{directory} does not belong to the account that runs this", remedy=f"chown postgres: {directory}"
         )
-    content = [name for name in os.listdir(directory) if name != "lost+found"]
-    resuming = (beside / MARKER).exists()
-    if content and not delta and not (resuming and directory != beside):
-        raise Refused(
-            f"{directory} is not empty",
-            remedy="Move its content away, or use --delta if what lies there may be overwritten with the backup.",
-        )
+    if not delta and any(name not in _NOTHING for name in os.listdir(directory)):
+        raise Refused(f"{directory} is not empty", remedy=remedy)
 
 
 def _refuse_foreign(target: Path) -> None:
     """Even a delta restore overwrites nothing but a data directory."""
-    occupied = target.is_dir() and any(name != "lost+found" for name in os.listdir(target))
+    occupied = target.is_dir() and any(name not in _NOTHING for name in os.listdir(target))
     if occupied and not (target / "PG_VERSION").exists() and not (target / MARKER).exists():
         raise Refused(f"{target} is no data directory, so nothing in it is overwritten", remedy="Check the path.")
 

@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import files, place
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import files, leftover, place
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.recovery import auto_conf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import Replayed, replay
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.whole import refuse_incomplete
@@ -128,6 +128,9 @@ def restore(
         Refused: before anything was changed.
         OperationFailed: on the way; the directory cannot be mistaken for a finished one and `--delta` carries on.
     """
+    if (request.directory / place.MARKER).exists():
+        with place.alone(request.directory):
+            leftover.stop(request.directory)
     decided = plan(shelf, request)
     with place.alone(request.directory):
         return _carry_out(config, config_file, installed, shelf, request, decided, before_replay)
