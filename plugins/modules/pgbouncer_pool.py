@@ -53,11 +53,10 @@ options:
     default: present
   databases:
     description:
-      - The databases as clients name them. For states that only act at the console just the names count, and an empty
-        list means all of them.
+      - The databases as clients name them. For states that only act at the console just the names count. Not given, all
+        databases are meant there; an empty list, of somebody who knows of none, is refused.
     type: list
     elements: dict
-    default: []
     suboptions:
       name:
         description:
@@ -357,7 +356,7 @@ def main() -> None:
                 ],
                 "default": "present",
             },
-            "databases": {"type": "list", "elements": "dict", "default": [], "options": DATABASE},
+            "databases": {"type": "list", "elements": "dict", "options": DATABASE},
             "purge_databases": {"type": "bool", "default": False},
             "users": {"type": "list", "elements": "dict", "default": [], "options": USER},
             "purge_users": {"type": "bool", "default": False},

@@ -42,16 +42,20 @@ def manage(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         FleetError: with the host it happened on.
     """
     try:
+        named = params["databases"]
+        params = {**params, "databases": named or []}
         if params["state"] in ("present", "absent"):
             return files.make_present(params, check_mode)
         if params["state"] == "settled":
             return _settled(params, check_mode)
+        if named == []:
+            raise Refused("No database is named", remedy="Name some, or leave databases out to act on all of them.")
         endpoints = _endpoints(params)
         facts = read_facts(endpoints, params["timeout_seconds"], traffic=False)
         silent = [one for one in facts if one.error is not None]
         if silent:
             raise OperationFailed(silent[0].error or "", host=silent[0].endpoint, remedy="Nothing has been changed.")
-        names = [database["name"] for database in params["databases"]] or _all_databases(facts)
+        names = _all_databases(facts) if named is None else [database["name"] for database in named]
         _refuse_unknown(facts, names)
         return _STATES[params["state"]](_Request(params, check_mode, endpoints, facts, names))
     except FleetError as error:

@@ -19,7 +19,7 @@ from ansible_collections.dbops.fleet.tests.integration.servers import Server, Se
 
 DEFAULTS: dict[str, Any] = {
     "state": "present",
-    "databases": [],
+    "databases": None,
     "purge_databases": False,
     "users": [],
     "purge_users": False,
@@ -222,6 +222,17 @@ def test_an_unknown_database_or_a_dead_pooler_is_refused(pool1: Pooler) -> None:
     pool1.kill()
     with pytest.raises(OperationFailed, match="cannot be reached"):
         commands.manage(params(pool1, state="paused"), False)
+
+
+@pytest.mark.parametrize("state", ["paused", "killed", "resumed", "staged"])
+def test_an_empty_list_of_databases_is_not_all_of_them(pool1: Pooler, state: str) -> None:
+    with pytest.raises(Refused, match="No database is named"):
+        commands.manage(params(pool1, state=state, databases=[], max_pause_seconds=60.0), False)
+    assert not pool1.paused("orders")
+    commands.manage(params(pool1, state="paused"), False)
+    assert pool1.paused("orders")
+    commands.manage(params(pool1, state="resumed"), False)
+    assert not pool1.paused("orders")
 
 
 def test_reloads_reconnects_and_kills(pool1: Pooler) -> None:
