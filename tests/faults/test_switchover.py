@@ -451,6 +451,32 @@ def test_s08_a_killed_worker_pauses_nobody_for_ever_and_a_rerun_settles_it(
         disarm(operation)
 
 
+def test_s08_a_rerun_leaves_a_primary_to_its_crash_recovery(cluster: Cluster) -> None:
+    old = cluster.servers["pg1"]
+    journal = cluster.journal(cluster.request("pg2", budgets=QUICK))
+    work = [sys.executable, "-c", _DOOMED, str(CONFTEST), str(journal.path)]
+    assert subprocess.run([*work, "begin", "stop"], check=False).returncode == -signal.SIGKILL
+    old.sql("CREATE TABLE big AS SELECT generate_series(1, 2000000) AS number")
+    old.kill().start(wait=False)
+    wait_until(lambda: old.processes("startup"), "its recovery to begin")
+    old.freeze("startup")
+    postmaster = cluster.pid(old)
+    try:
+        rerun = subprocess.Popen([*work, "never", "killed"])
+        wait_until(lambda: read(journal.path)[-1].step == "restore_primary", "the rerun to look at it")
+        # Three times as long as a server that shuts down is waited for.
+        wait_for_clients(1.5)
+        assert cluster.pid(old) == postmaster
+    finally:
+        old.thaw("startup")
+    assert rerun.wait(30) == 0
+    end = read(journal.path)[-1].data
+    assert end["state"] == "rolled_back", end
+    assert cluster.primaries() == ["pg1"]
+    assert cluster.pid(old) == postmaster
+    assert old.value("SELECT count(*) FROM big") == 2000000
+
+
 def _paused(cluster: Cluster) -> bool:
     for pooler in cluster.poolers:
         console = worker.endpoint_of(cluster.access("pg1"), pooler.name, str(pooler.directory), pooler.port)

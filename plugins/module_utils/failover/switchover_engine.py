@@ -97,6 +97,12 @@ def _after_no_return(
             f"{request.old.name} takes writes, and {request.new.name} may still carry out its promotion",
             f"restart PostgreSQL on {request.new.name} (it then forgets the promotion) and run this again",
         )
+    if old.silent and not old.standby_signal:
+        return Decision(
+            "ask",
+            f"{request.old.name} is starting as a primary",
+            f"wait until PostgreSQL on {request.old.name} takes sessions, and run this again",
+        )
     if new.timeline > request.timeline or old.timeline > request.timeline:
         return Decision("close", f"{request.new.name} follows another primary on a newer timeline")
     if "end" not in progress.state:

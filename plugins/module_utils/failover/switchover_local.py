@@ -99,7 +99,9 @@ class LocalPrimary:
                 recovery, timeline = position.in_recovery, max(position.timeline, timeline)
             except PortError:
                 pass
-        return LocalStatus(running, recovery, timeline, control, self._signal_file.exists())
+        lock = self.instance.lock_file()
+        stopping = running and lock is not None and lock.status == "stopping"
+        return LocalStatus(running, recovery, timeline, control, self._signal_file.exists(), stopping)
 
     def control(self) -> ControlState:
         """The control file, read as bytes: the pause is shorter than it takes to start pg_controldata a few times.

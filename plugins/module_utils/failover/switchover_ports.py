@@ -43,6 +43,8 @@ class LocalStatus:
         in_recovery: of a server that answers; None of one that does not.
         timeline: of a server that answers the one it writes or replays, else the control file's.
         standby_signal: whether the next start makes it a standby.
+        stopping: its postmaster was asked to shut down, which cannot be taken back. One that runs, does not answer and
+            was not asked is starting (crash recovery can take long), or too busy to answer.
     """
 
     running: bool
@@ -50,11 +52,17 @@ class LocalStatus:
     timeline: int
     control: ControlState
     standby_signal: bool
+    stopping: bool = False
 
     @property
     def is_primary(self) -> bool:
         """Takes writes."""
         return self.running and self.in_recovery is False
+
+    @property
+    def silent(self) -> bool:
+        """Runs, and does not answer."""
+        return self.running and self.in_recovery is None
 
 
 @dataclass(frozen=True)

@@ -310,11 +310,11 @@ def restore_primary(run: Run) -> None:
     old = run.request.old.name
     status = run.local.status()
     if not status.is_primary:
+        # It may take minutes. Whether somebody else is primary is looked at when it is over.
+        status = await_answer(run, status)
         refuse_second_primary(run)
         if status.timeline > run.request.timeline:
             raise StepFailed(f"{old} has followed a promotion to timeline {status.timeline}")
-        if status.running and status.in_recovery is None:
-            status = await_stop(run)
         if not status.running:
             if status.control.state not in ("shut down in recovery", "in archive recovery"):
                 run.local.remove_standby_signal()
@@ -350,17 +350,25 @@ def refuse_second_primary(run: Run) -> None:
         raise StepFailed(f"{run.request.new.name} cannot be asked whether it was promoted meanwhile")
 
 
-def await_stop(run: Run) -> LocalStatus:
-    """A fast shutdown cannot be cancelled: let it end, or end it, so that the server can be started again.
+def await_answer(run: Run, status: LocalStatus) -> LocalStatus:
+    """Wait until an old primary that runs and is silent is down, or takes sessions.
 
-    Clients wait meanwhile, and it had its time already.
+    A fast shutdown cannot be cancelled: it is ended, so that the server can be started again; clients wait meanwhile,
+    and it had its time already. A server that nobody asked to stop is left to its crash recovery, however often this is
+    run: what it has recovered would be lost.
     """
-    deadline = run.clock.monotonic() + 0.5
-    while (status := run.local.status()).running and status.in_recovery is None:
-        if run.clock.monotonic() >= deadline:
+    began = run.clock.monotonic()
+    hurry = began + 0.5
+    while status.silent:
+        now = run.clock.monotonic()
+        if now >= began + run.request.budgets.start:
+            what = "does not end" if status.stopping else "takes no sessions"
+            raise StepFailed(f"{run.request.old.name} {what} after {run.request.budgets.start:g} s")
+        if status.stopping and now >= hurry:
             run.local.stop("immediate")
-            deadline += 10.0
-        run.clock.sleep(0.01)
+            hurry = now + 10.0
+        run.clock.sleep(0.01 if status.stopping else 0.2)
+        status = run.local.status()
     return status
 
 
@@ -466,14 +474,17 @@ def demote(run: Run) -> None:
     status = run.local.status()
     if status.is_primary:
         raise StepFailed(f"{run.request.old.name} was started as a primary by somebody else: stop it now")
-    if status.running and status.in_recovery is None:
+    if status.stopping:
         run.local.terminate_senders(keep="")
-        deadline = run.clock.monotonic() + run.request.budgets.follow
-        while run.local.status().running and run.local.status().in_recovery is None:
-            if run.clock.monotonic() >= deadline:
-                raise StepFailed(f"the postmaster of {run.request.old.name} does not end (a hanging archive_command?)")
-            run.clock.sleep(0.02)
-    if not run.local.status().running:
+    budgets = run.request.budgets
+    deadline = run.clock.monotonic() + (budgets.follow if status.stopping else budgets.start)
+    while status.silent:
+        if run.clock.monotonic() >= deadline:
+            what = "does not end (a hanging archive_command?)" if status.stopping else "takes no sessions"
+            raise StepFailed(f"the postmaster of {run.request.old.name} {what}")
+        run.clock.sleep(0.02 if status.stopping else 0.2)
+        status = run.local.status()
+    if not status.running:
         run.local.write_standby_signal()
         run.local.start(run.request.budgets.start)
 

@@ -211,11 +211,17 @@ class Instance:
 
 @dataclass(frozen=True)
 class LockFile:
-    """The lines of postmaster.pid that matter here."""
+    """The lines of postmaster.pid that matter here.
+
+    Attributes:
+        status: what the postmaster wrote last: "starting", "ready", "standby", or "stopping" from the moment on when it
+            is asked to shut down, in any mode. Empty before it wrote anything.
+    """
 
     pid: int
     port: int
     socket_directory: str
+    status: str = ""
 
     @classmethod
     def parse(cls, text: str) -> LockFile | None:
@@ -223,7 +229,8 @@ class LockFile:
         lines = text.splitlines()
         if len(lines) < 5 or not lines[0].strip().isdigit() or not lines[3].strip().isdigit():
             return None
-        return cls(int(lines[0]), int(lines[3]), lines[4].strip())
+        status = lines[7].strip() if len(lines) > 7 else ""
+        return cls(int(lines[0]), int(lines[3]), lines[4].strip(), status)
 
 
 def _configuration(config: Path) -> str:

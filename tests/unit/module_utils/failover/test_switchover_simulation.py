@@ -48,7 +48,7 @@ class Server:
     """A PostgreSQL server: its write-ahead log is a list, a position is its length."""
 
     name: str
-    running: str = "down"  # down, primary, standby, stopping
+    running: str = "down"  # down, starting, primary, standby, stopping
     host_up: bool = True
     timeline: int = 1
     begins: dict[int, int] = field(default_factory=dict)
@@ -62,6 +62,9 @@ class Server:
     frozen: bool = False
     broken_disk: bool = False
     hidden: bool = False
+    # Until when it recovers, or is too busy to answer its own host.
+    starts_at: float = 0.0
+    busy_until: float = 0.0
 
 
 @dataclass
@@ -100,6 +103,9 @@ class World:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+        for server in self.servers.values():
+            if server.running == "starting" and self.now >= server.starts_at:
+                self.start(server)
         for pooler in self.poolers.values():
             if pooler.timer is not None and self.now >= pooler.timer and pooler.alive and not pooler.hung:
                 pooler.timer, pooler.paused = None, False
@@ -241,7 +247,8 @@ class SimulatedServer:
     def _sql(self, what: str, effect: Callable[[Server], Any]) -> Any:
         def run() -> Any:
             server = self.server
-            if not server.host_up or server.hidden or server.running not in ("primary", "standby"):
+            silent = server.hidden or self.world.now < server.busy_until
+            if not server.host_up or silent or server.running not in ("primary", "standby"):
                 raise PortError(f"{self.name} does not answer")
             return effect(self.server)
 
@@ -252,9 +259,11 @@ class SimulatedServer:
 
     def status(self) -> LocalStatus:
         def look(server: Server) -> LocalStatus:
-            recovery = {"primary": False, "standby": True}.get(server.running)
+            busy = self.world.now < server.busy_until
+            recovery = None if busy else {"primary": False, "standby": True}.get(server.running)
             control = ControlState(server.control, Lsn(server.checkpoint), server.timeline)
-            status = LocalStatus(server.running != "down", recovery, server.timeline, control, server.standby_signal)
+            running, stopping = server.running != "down", server.running == "stopping"
+            status = LocalStatus(running, recovery, server.timeline, control, server.standby_signal, stopping)
             self.world.finish_stop(server)
             return status
 
@@ -300,7 +309,8 @@ class SimulatedServer:
 
     def stop(self, mode: str) -> None:
         def ask(server: Server) -> None:
-            if mode == "immediate" and server.running != "down":
+            if mode == "immediate":
+                assert server.running == "stopping", f"{self.name} is {server.running}, and was killed"
                 server.running = "down"
             elif server.running == "primary":
                 server.running = "stopping"
@@ -587,6 +597,17 @@ def _power_cycle(world: World) -> None:
     world.boot("pg1")
 
 
+def _boots_slowly(world: World) -> None:
+    """Into a crash recovery that is not over when the operator runs the playbook again."""
+    world.lose_power("pg1")
+    server = world.servers["pg1"]
+    server.host_up, server.running, server.starts_at = True, "starting", world.now + 100.0
+
+
+def _is_busy(world: World) -> None:
+    world.servers["pg1"].busy_until = world.now + 10.0
+
+
 def _blackout(world: World) -> None:
     for name in world.servers:
         world.lose_power(name)
@@ -601,6 +622,8 @@ FAULTS: dict[str, Callable[[int], Fault]] = {
     "the worker is killed after the act": simple("kill after"),
     "the old primary's host loses power": from_then_on(lambda world: world.lose_power("pg1"), "kill"),
     "the old primary's host loses power and boots at once": from_then_on(_power_cycle, "kill"),
+    "the old primary's host loses power and recovers for long": from_then_on(_boots_slowly, "kill"),
+    "the old primary answers nobody for a while": from_then_on(_is_busy),
     "the old primary crashes": from_then_on(_crashes("pg1")),
     "somebody starts the old primary": from_then_on(lambda world: world.start(world.servers["pg1"])),
     "the candidate crashes": from_then_on(_crashes("pg2")),
@@ -752,3 +775,13 @@ def test_the_time_of_the_pause_does_not_depend_on_the_number_of_replicas(tmp_pat
         return names[names.index("PAUSE") : names.index("RESUME")]
 
     assert acts(1) == acts(5)
+
+
+@pytest.mark.parametrize(("standby_signal", "action"), [(False, "ask"), (True, "finish")])
+def test_nobody_is_promoted_while_the_old_primary_starts_as_a_primary(standby_signal: bool, action: str) -> None:
+    request = request_for(World())
+    progress = Progress({}, ("pause", "stop", "hold", "promote"), frozenset(), {"end": "0/10"}, None)
+    control = ControlState("in crash recovery", Lsn(16), 1)
+    old = LocalStatus(True, None, 1, control, standby_signal)
+    others: dict[str, Position | None] = {"pg2": Position(True, 1, Lsn(16), Lsn(16)), "pg3": None}
+    assert engine.decide(request, progress, old, others).action == action
