@@ -48,9 +48,3 @@ def segment_start(name: str, segment_size: int = DEFAULT_SEGMENT_SIZE) -> tuple[
     if segment >= per_log:
         raise ValueError(f"WAL segment {name} cannot be with a segment size of {segment_size} bytes")
     return timeline, Lsn((log * per_log + segment) * segment_size)
-
-
-def next_segment(name: str, segment_size: int = DEFAULT_SEGMENT_SIZE) -> str:
-    """The segment that follows on the same timeline."""
-    timeline, start = segment_start(name, segment_size)
-    return segment_name(timeline, Lsn(start + segment_size), segment_size)
