@@ -95,11 +95,6 @@ def index_object(system: int, backup: str, number: int) -> str:
     return f"{system}/backup/{backup}/index-{number:06d}"
 
 
-def manifest_object(system: int, backup: str) -> str:
-    """PostgreSQL's own backup_manifest, unchanged inside."""
-    return f"{system}/backup/{backup}/backup_manifest"
-
-
 def pin_object(system: int, backup: str) -> str:
     return f"{system}/pin/{backup}.json"
 
@@ -114,10 +109,10 @@ def record_object(system: int, what: str, backup: str, moment: str) -> str:
 
 
 def horizon_prefix(system: int) -> str:
-    """Marks that retention leaves: before the segment of the highest one, WAL may be missing on purpose."""
+    """Marks that retention leaves: before a timeline's highest one its WAL may be missing on purpose."""
     return f"{system}/horizon/"
 
 
-def horizon_object(system: int, number: int) -> str:
+def horizon_object(system: int, timeline: int, number: int) -> str:
     """Args: number: of the segment, counted from the beginning of the write-ahead log."""
-    return f"{system}/horizon/{number:020d}"
+    return f"{system}/horizon/{timeline:08X}/{number:020d}"

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed, shown, utc
@@ -33,7 +35,8 @@ class Policy(Record):
         monthly: likewise of months.
         count: the newest backups.
         age_days: every backup younger than this.
-        window_days: any moment of the last days can be restored: all WAL from the newest backup before the window on.
+        window_days: any moment of the last days can be restored, on every timeline that was written in them: all WAL
+            from the newest backup before the window on.
         verified: the newest backups that were verified as good, however old.
     """
 
@@ -53,12 +56,13 @@ class Plan:
     Attributes:
         keep: backup id -> the reasons why it stays.
         remove: ids, oldest first.
-        continuous_from: the backup from whose start on all WAL is kept; None when there is no backup.
+        wal_from: timeline -> from where on all its WAL is kept. Of a timeline that is not there, only what a kept
+            backup needs itself is kept. None when there is no backup: then all is.
     """
 
     keep: Mapping[str, tuple[str, ...]]
     remove: tuple[str, ...]
-    continuous_from: Backup | None = None
+    wal_from: Mapping[int, Lsn] | None = None
 
 
 class _Item(Protocol):
@@ -88,13 +92,24 @@ class _Item(Protocol):
 _AnyItem = TypeVar("_AnyItem", bound=_Item)
 
 
-def plan(listed: Iterable[Listed], policy: Policy, now: float) -> Plan:
+def plan(
+    listed: Iterable[Listed],
+    policy: Policy,
+    now: float,
+    held: Mapping[Segment, float],
+    histories: Mapping[int, TimelineHistory],
+) -> Plan:
     """Decide about one system's backups.
+
+    After a return to an earlier moment there are several lines of timelines with WAL of the same positions. What a line
+    needs hangs on the backups that lie on it, so each line has a window of its own.
 
     Args:
         listed: all of them, in any order.
         policy: the rules.
         now: seconds since the epoch.
+        held: segments in the archive with the time of their arrival.
+        histories: of the timelines; one that is missing counts as having no ancestors.
 
     Raises:
         Refused: a backup lies in the future, the newest ones are bad, or the policy would keep nothing.
@@ -104,16 +119,28 @@ def plan(listed: Iterable[Listed], policy: Policy, now: float) -> Plan:
     _refuse_bad_newest(backups)
     sound = [item for item in backups if not item.bad]
     reasons = _reasons(backups, policy, now)
-    window = _window_base(sound, now - policy.window_days * DAY_SECONDS) if policy.window_days else None
-    if window is not None:
-        edge = window.stop_time
-        for item in (item for item in sound if item.stop_time >= edge):
-            reasons.setdefault(item.id, []).append("recovery window")
-    continuous = window or (sound[0] if sound else None)
+    edge = now - policy.window_days * DAY_SECONDS if policy.window_days else math.inf
+    wal_from: dict[int, Lsn] = {}
+    wanted: dict[str, str] = {}
+    for line in _lines(sound, edge, held, histories):
+        mine = [item for item in sound if line.contains(item.backup.timeline, item.backup.stop_lsn)]
+        base = _window_base(mine, edge)
+        if base is None:
+            # The first backup of this line may be under way.
+            wal_from[line.timeline] = Lsn(0)
+            continue
+        if policy.window_days:
+            wanted |= {item.id: "recovery window" for item in mine if item.stop_time >= base.stop_time}
+        elif base.id not in reasons:
+            wanted[base.id] = "newest of its timeline"
+        for timeline in line.timelines[line.timelines.index(base.backup.timeline) :]:
+            wal_from[timeline] = min(base.backup.start_lsn, wal_from.get(timeline, base.backup.start_lsn))
+    for identifier, why in wanted.items():
+        reasons.setdefault(identifier, []).append(why)
     return Plan(
         keep={identifier: tuple(why) for identifier, why in reasons.items()},
         remove=tuple(item.id for item in reversed(backups) if item.id not in reasons),
-        continuous_from=continuous.backup if continuous else None,
+        wal_from=wal_from if sound else None,
     )
 
 
@@ -176,34 +203,53 @@ def _reasons(backups: Sequence[_Item], policy: Policy, now: float) -> dict[str, 
 def removable_segments(
     held: Iterable[Segment],
     kept: Sequence[Backup],
-    continuous_from: Backup | None,
+    wal_from: Mapping[int, Lsn] | None,
     histories: Mapping[int, TimelineHistory],
 ) -> tuple[Segment, ...]:
     """The WAL that nothing which is kept needs, in order.
 
-    Needed is: everything at or after the start of `continuous_from`, on every timeline; and for each older kept
-    backup what
-    makes it consistent, start to stop. Without any backup all WAL is needed: the first backup may be under way.
+    Needed is: of each timeline everything from its place in `wal_from` on; and for each other kept backup what makes it
+    consistent, start to stop. Without any backup all WAL is needed: the first backup may be under way.
 
     Args:
         held: segments in the archive.
         kept: backups that stay.
-        continuous_from: as in the plan.
+        wal_from: as in the plan.
         histories: of the timelines; one that is missing counts as having no ancestors.
     """
-    if continuous_from is None:
+    if wal_from is None:
         return ()
     needed: set[Segment] = set()
     for backup in kept:
         history = histories.get(backup.timeline, TimelineHistory(backup.timeline))
         needed.update(along(history, backup.start_lsn, backup.stop_lsn, backup.segment_size))
-    first = int(continuous_from.start_lsn) // continuous_from.segment_size
-    return tuple(sorted(segment for segment in held if segment.number < first and segment not in needed))
+    return tuple(sorted(segment for segment in held if segment not in needed and not _is_wanted(segment, wal_from)))
+
+
+def horizons(removed: Iterable[Segment], wal_from: Mapping[int, Lsn] | None) -> dict[int, int]:
+    """Timeline -> number of the first segment from which on retention makes no holes, where it makes some.
+
+    Args:
+        removed: segments that go.
+        wal_from: as in the plan.
+    """
+    found: dict[int, int] = {}
+    for segment in removed:
+        start = (wal_from or {}).get(segment.timeline)
+        number = segment.number + 1 if start is None else int(start) // segment.size
+        found[segment.timeline] = max(found.get(segment.timeline, 0), number)
+    return found
 
 
 def needed_packs(kept: Iterable[Backup | Dump]) -> set[tuple[str, int]]:
     """(backup id, number) of every pack that a kept backup reads."""
     return {(owner, number) for backup in kept for owner, numbers in backup.packs.items() for number in numbers}
+
+
+def _is_wanted(segment: Segment, wal_from: Mapping[int, Lsn]) -> bool:
+    """Whether it lies where all WAL of its timeline is kept."""
+    start = wal_from.get(segment.timeline)
+    return start is not None and segment.end > start
 
 
 def _refuse_wrong_clock(newest_first: Sequence[_Item], now: float) -> None:
@@ -233,6 +279,23 @@ def _newest_per(newest_first: Iterable[_AnyItem], count: int, period: Callable[.
         if name not in chosen and len(chosen) < count:
             chosen[name] = item
     return list(chosen.values())
+
+
+def _lines(
+    newest_first: Sequence[Listed],
+    edge: float,
+    held: Mapping[Segment, float],
+    histories: Mapping[int, TimelineHistory],
+) -> list[TimelineHistory]:
+    """The timelines whose WAL is wanted as a whole, each with its ancestors: that of the newest backup, the one that is
+    written now, and those that were written in the window. One that was left before is only history.
+    """
+    found = {item.backup.timeline for item in newest_first if item.stop_time > edge}
+    found |= {item.backup.timeline for item in newest_first[:1]}
+    found |= {segment.timeline for segment, arrived in held.items() if arrived > edge}
+    if held:
+        found.add(max(held, key=lambda segment: (held[segment], segment)).timeline)
+    return [histories.get(timeline, TimelineHistory(timeline)) for timeline in sorted(found)]
 
 
 def _window_base(newest_first: Sequence[Listed], edge: float) -> Listed | None:

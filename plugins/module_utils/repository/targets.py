@@ -20,6 +20,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segment
 
 # Segments behind a missing one that can have been under way together with it when a host was lost: no reason to stop.
 UNDER_WAY = 16
+# A cluster whose newest WAL is younger may still be running.
+LIVING_SECONDS = 900.0
 KINDS = ("latest", "immediate", "time", "lsn", "xid", "name")
 
 
@@ -100,14 +102,21 @@ class Archive:
     Attributes:
         held: every segment with the time of its arrival.
         histories: of all timelines that have a history file.
-        horizon: number of the first segment that retention keeps without holes.
+        horizon: timeline -> number of the first segment that retention keeps without holes.
         received: of segments that are not full yet, how many bytes there are and since when (wal/tail.py).
+        begun: timeline -> when its history arrived.
     """
 
     held: Mapping[Segment, float]
     histories: Mapping[int, TimelineHistory]
-    horizon: int = 0
+    horizon: Mapping[int, int] = field(default_factory=dict)
     received: Mapping[Segment, tuple[int, float]] = field(default_factory=dict)
+    begun: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def arrived(self) -> dict[Segment, float]:
+        """Every segment of which there is anything, with the time when the last of it came."""
+        return {**{segment: since for segment, (_bytes, since) in self.received.items()}, **self.held}
 
     def history(self, timeline: int) -> TimelineHistory | None:
         """None where the file is missing; timeline 1 has none."""
@@ -172,7 +181,8 @@ def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice
     """The newest sound backup from which the target can be reached.
 
     Raises:
-        Refused: it cannot be reached. `details["reachable"]` says per backup what can.
+        Refused: it cannot be reached (`details["reachable"]` says per backup what can), or `latest` could mean two
+            timelines.
     """
     candidates = sorted((item for item in listed), key=lambda item: item.backup.stop_time, reverse=True)
     if target.backup is not None:
@@ -188,6 +198,8 @@ def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice
         answer = _reach(item.backup, archive, target)
         if isinstance(answer, Choice):
             if target.kind != "latest" or answer.behind_gap <= UNDER_WAY:
+                if target.kind == "latest" and target.timeline is None and not target.current:
+                    _refuse_two_newest(answer, archive)
                 return answer
             answer = (
                 f"its WAL ends at {answer.end} with a gap, behind which {answer.behind_gap} more segments lie; the "
@@ -201,6 +213,44 @@ def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice
         reachable=offered,
         reasons=reasons,
     )
+
+
+def _refuse_two_newest(choice: Choice, archive: Archive) -> None:
+    """The newest backup may lie on a timeline that was left since, and the highest timeline may be one that nobody uses.
+
+    Both show in something off the chosen line that came after the newest WAL on it. A timeline that has no WAL yet and
+    left this line in its last segment is none of that: the line has everything that it has.
+    """
+    history, size = choice.history, choice.backup.segment_size
+    arrived = archive.arrived
+    newest = max([choice.last_time, *(when for segment, when in arrived.items() if _on_line(history, segment))])
+    later: dict[int, float] = {}
+    for segment, when in arrived.items():
+        if not _on_line(history, segment):
+            later[segment.timeline] = max(later.get(segment.timeline, when), when)
+    for timeline, when in archive.begun.items():
+        fork = archive.histories[timeline].fork_from(history)
+        if timeline not in history.timelines and (fork is None or (fork[1] or choice.end) <= choice.end - size):
+            later[timeline] = max(later.get(timeline, when), when)
+    rivals = {timeline: when for timeline, when in later.items() if when > newest}
+    if rivals:
+        rival, when = max(rivals.items(), key=lambda item: item[1])
+        raise Refused(
+            f"Which state is the newest cannot be told: {choice.backup.id} leads along timeline {history.timeline} to "
+            f"{choice.reach}, archived {shown(choice.last_time)}, but what came later, {shown(when)}, is of timeline "
+            f"{rival} and does not go on from there",
+            remedy=f"Find out which of them was the real primary's, and name it: timeline {rival} or "
+            f"{history.timeline} (--timeline). If the cluster runs, a new backup of it settles this.",
+            timelines=sorted({rival, history.timeline}),
+        )
+
+
+def _on_line(history: TimelineHistory, segment: Segment) -> bool:
+    """Whether a line goes through all of the segment. Where it left a timeline on the way, that one went on without it."""
+    if segment.timeline not in history.timelines:
+        return False
+    end = history.end_of(segment.timeline)
+    return end is None or segment.end <= end
 
 
 def _reach(backup: Backup, archive: Archive, target: Target) -> Choice | str:
@@ -268,12 +318,40 @@ def _line(backup: Backup, archive: Archive, target: Target) -> TimelineHistory |
 
 
 def _newest_descendant(backup: Backup, archive: Archive) -> int:
-    """The newest timeline that grew from where the backup was taken. One that forked off before has other data."""
-    lines = (archive.history(number) for number in sorted(archive.histories, reverse=True))
+    """The newest timeline that grew from where the backup was taken. One that forked off before has other data.
+
+    One without WAL has nothing that the one it left does not have: a promotion that nobody has written to.
+    """
+    written = {segment.timeline for segment in archive.arrived}
+    lines = (archive.history(number) for number in sorted(written & set(archive.histories), reverse=True))
     for history in lines:
         if history is not None and history.contains(backup.timeline, backup.stop_lsn):
             return history.timeline
     return backup.timeline
+
+
+def refuse_promotion(archive: Archive, now: float, cluster: str, confirm: str | None) -> None:
+    """A restore that promotes writes a new timeline into the repository. Beside a cluster that lives, nobody means that.
+
+    Args:
+        archive: of the cluster.
+        now: seconds since the epoch.
+        cluster: its name.
+        confirm: the name that the operator gave; None for none.
+
+    Raises:
+        Refused: WAL came minutes ago and the cluster is not named, or another one is.
+    """
+    if confirm is not None and confirm != cluster:
+        raise Refused(f"{confirm} was confirmed, but the repository is that of cluster {cluster}")
+    age = now - max(archive.arrived.values(), default=0.0)
+    if confirm is None and age < LIVING_SECONDS:
+        raise Refused(
+            f"The newest WAL of cluster {cluster} arrived {max(age, 0):.0f} s ago, so it may be running, and a "
+            "promotion would write a timeline of its own into its repository",
+            remedy=f"For a copy use the action scratch. If {cluster} is lost, confirm that with its name: "
+            f"--confirm {cluster}, or confirm: {cluster} for the module.",
+        )
 
 
 def offers(listed: Iterable[Listed], archive: Archive) -> tuple[Offer, ...]:

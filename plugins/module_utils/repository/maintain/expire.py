@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup, Listed
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import Dump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ObjectExists
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.retention import (
     Plan,
     Policy,
+    horizons,
     needed_packs,
     plan,
     plan_dumps,
@@ -27,8 +28,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.retention i
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import ABANDONED_SECONDS, Shelf, Unfinished
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.store.interface import StoredObject
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import Archive
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, Segment, kind_of
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment, kind_of
 
 DELETING_THREADS = 8
 
@@ -45,7 +47,7 @@ class Removal:
         objects: the data.
         segments: names of the WAL segments among them.
         size: bytes that become free.
-        horizon: number of the first segment that stays without holes; None when no WAL goes.
+        horizons: timeline -> number of the first segment that stays without holes, where WAL goes.
     """
 
     decided: Plan
@@ -54,7 +56,7 @@ class Removal:
     objects: tuple[str, ...]
     segments: tuple[str, ...]
     size: int
-    horizon: int | None
+    horizons: Mapping[int, int]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -83,7 +85,8 @@ def decide(shelf: Shelf, policy: Policy, dump_policy: Policy | None = None) -> R
     unfinished, unfinished_dumps = shelf.unfinished(), shelf.unfinished_dumps()
     _refuse_unlisted(shelf)
     listed = shelf.listed()
-    decided = _sparing_bases(plan(listed, policy, now), unfinished, now)
+    archive = _archive(shelf, listed)
+    decided = _sparing_bases(plan(listed, policy, now, archive.held, archive.histories), unfinished, now)
     kept = [item.backup for item in listed if item.backup.id in decided.keep]
     dumped = shelf.dumps()
     dumps = _sparing_bases(plan_dumps(dumped, dump_policy or policy, now), unfinished_dumps, now)
@@ -100,23 +103,19 @@ def decide(shelf: Shelf, policy: Policy, dump_policy: Policy | None = None) -> R
         if item.key not in listings:
             objects.append(item.key)
         size += item.size
-    segments: tuple[Segment, ...] = ()
-    if kept:
-        archive = inventory.read(shelf.repository, shelf.system, kept[0].segment_size)
-        segments = removable_segments(archive.held, kept, decided.continuous_from, archive.histories)
-        for key, stored in _wal_objects(shelf, set(segments), kept[0].segment_size):
-            objects.append(key)
-            size += stored
-    base = decided.continuous_from
-    horizon = int(base.start_lsn) // base.segment_size if base is not None and segments else None
+    segments = removable_segments(archive.held, kept, decided.wal_from, archive.histories)
+    for key, stored in _wal_objects(shelf, set(segments)):
+        objects.append(key)
+        size += stored
     names = tuple(segment.name for segment in segments)
-    return Removal(decided, dumps, tuple(listings), tuple(objects), names, size, horizon)
+    marks = horizons(segments, decided.wal_from)
+    return Removal(decided, dumps, tuple(listings), tuple(objects), names, size, marks)
 
 
 def carry_out(shelf: Shelf, removal: Removal) -> None:
     """Delete it. Killed half-way, the next run finds the rest."""
-    if removal.horizon is not None:
-        _move_horizon(shelf, removal.horizon)
+    for timeline, number in removal.horizons.items():
+        _move_horizon(shelf, timeline, number)
     begun = [key for key in removal.listings if key.endswith("/begun.json")]
     entries = [key for key in removal.listings if not key.endswith("/begun.json")]
     for keys in (begun, entries, removal.objects):
@@ -134,13 +133,20 @@ def _refuse_unlisted(shelf: Shelf) -> None:
         )
 
 
-def _move_horizon(shelf: Shelf, number: int) -> None:
+def _archive(shelf: Shelf, listed: tuple[Listed, ...]) -> Archive:
+    """What the repository has of WAL. Without a backup none of it may go, so it is not looked at."""
+    if not listed:
+        return Archive({}, {})
+    return inventory.read(shelf.repository, shelf.system, listed[0].backup.segment_size)
+
+
+def _move_horizon(shelf: Shelf, timeline: int, number: int) -> None:
     """Say first that holes will be there on purpose, so that nobody takes them for a loss."""
     store = shelf.repository.store
-    mark = layout.horizon_object(shelf.system, number)
+    mark = layout.horizon_object(shelf.system, timeline, number)
     with contextlib.suppress(ObjectExists):
         store.create(mark, b"")
-    for item in list(store.list(layout.horizon_prefix(shelf.system))):
+    for item in list(store.list(mark.rpartition("/")[0] + "/")):
         if item.key < mark:
             store.delete(item.key)
 
@@ -151,7 +157,7 @@ def _sparing_bases(decided: Plan, unfinished: tuple[Unfinished, ...], now: float
     if not bases:
         return decided
     keep = {**decided.keep, **{base: ("base of a running backup",) for base in bases if base is not None}}
-    return Plan(keep, tuple(backup for backup in decided.remove if backup not in bases), decided.continuous_from)
+    return Plan(keep, tuple(backup for backup in decided.remove if backup not in bases), decided.wal_from)
 
 
 def _backup_objects(
@@ -175,12 +181,16 @@ def _backup_objects(
             yield from items
 
 
-def _wal_objects(shelf: Shelf, segments: set[Segment], size: int) -> Iterator[tuple[str, int]]:
+def _wal_objects(shelf: Shelf, segments: set[Segment]) -> Iterator[tuple[str, int]]:
     """Every object that belongs to one of these segments: content, claim, partial, label."""
+    names = {segment.name for segment in segments}
+    if not names:
+        return
     for item in shelf.repository.store.list(layout.wal_prefix(shelf.system)):
         name = item.key.rpartition("/")[2].partition("-")[0]
         try:
-            if kind_of(name) is not Kind.HISTORY and Segment.parse(name, size) in segments:
-                yield item.key, item.size
+            kind_of(name)
         except ValueError:
             continue  # not ours, so not touched
+        if name[:24] in names:
+            yield item.key, item.size

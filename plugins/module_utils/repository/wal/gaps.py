@@ -58,16 +58,18 @@ class TimelineReport(Record):
     gaps: tuple[Gap, ...]
 
 
-def report(held: Mapping[Segment, float], now: float, horizon: int = 0) -> tuple[TimelineReport, ...]:
+def report(
+    held: Mapping[Segment, float], now: float, horizon: Mapping[int, int] | None = None
+) -> tuple[TimelineReport, ...]:
     """One report per timeline, oldest first.
 
     Args:
         held: every segment in the archive with the time of its arrival.
         now: seconds since the epoch, by the same clock.
-        horizon: number of the first segment that retention keeps without holes; gaps before it are meant.
+        horizon: timeline -> number of the first segment that retention keeps without holes; gaps before it are meant.
     """
     timelines = sorted({segment.timeline for segment in held})
-    return tuple(_report_one(timeline, held, now, horizon) for timeline in timelines)
+    return tuple(_report_one(timeline, held, now, (horizon or {}).get(timeline, 0)) for timeline in timelines)
 
 
 def _report_one(timeline: int, held: Mapping[Segment, float], now: float, horizon: int) -> TimelineReport:

@@ -23,6 +23,7 @@ def read(repository: Repository, system: int, segment_size: int) -> Archive:
     """
     held: dict[Segment, float] = {}
     histories: dict[int, TimelineHistory] = {}
+    begun: dict[int, float] = {}
     for item in repository.store.list(layout.wal_prefix(system)):
         parsed = layout.parse_wal_object(item.key)
         if parsed is None:
@@ -38,7 +39,13 @@ def read(repository: Repository, system: int, segment_size: int) -> Archive:
                 histories[timeline] = TimelineHistory.parse(timeline, text)
             except ValueError as error:
                 raise ObjectCorrupt(f"{repository.store.address}: {item.key}: {error}") from None
-    marks = [int(item.key.rpartition("/")[2]) for item in repository.store.list(layout.horizon_prefix(system))]
+            begun[timeline] = item.modified
+    horizon: dict[int, int] = {}
+    # Sorted, so that of each timeline the highest mark is the last one.
+    for item in repository.store.list(layout.horizon_prefix(system)):
+        timeline_part, _slash, number = item.key.removeprefix(layout.horizon_prefix(system)).partition("/")
+        if number:
+            horizon[int(timeline_part, 16)] = int(number)
     parts = (tail.parse(item.key, item.modified, segment_size) for item in repository.store.list(tail.prefix(system)))
     received = tail.received(part for part in parts if part is not None)
-    return Archive(held, histories, max(marks, default=0), received)
+    return Archive(held, histories, horizon, received, begun)

@@ -31,6 +31,14 @@ def test_an_old_gap_is_lost_and_a_fresh_one_delayed() -> None:
     assert one.frontier == Segment(1, 2, SIZE).end
 
 
+def test_a_hole_that_retention_made_on_one_timeline_hides_none_on_another() -> None:
+    held = {Segment(timeline, number, SIZE): 0.0 for timeline in (1, 2) for number in (1, 3, 4, 6)}
+    one, two = report(held, 1e9, {1: 4})
+    assert [gap.first for gap in one.gaps] == [Segment(1, 5, SIZE).name]
+    assert [gap.first for gap in two.gaps] == [Segment(2, 2, SIZE).name, Segment(2, 5, SIZE).name]
+    assert (one.frontier, two.frontier) == (Segment(1, 4, SIZE).end, Segment(2, 1, SIZE).end)
+
+
 def test_an_empty_archive_has_no_timelines() -> None:
     assert report({}, 0.0) == ()
 
