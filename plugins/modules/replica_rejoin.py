@@ -15,7 +15,8 @@ description:
   - Does as little as possible - nothing, another upstream, a start, C(pg_rewind), or a new clone beside the old data
     directory, which is kept.
   - What only this member had is counted by table and its write-ahead log kept in C(/var/lib/dbops-fleet/lost).
-  - Refuses a member that still takes writes, and data of another cluster, until the member is named.
+  - Refuses a member that still takes writes, data of another cluster, and data of a newer timeline than the primary's,
+    until the member is named.
 author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
@@ -71,7 +72,9 @@ options:
     description: The member's name. It may be stopped although it still takes writes, and what only it has is given up.
     type: str
   replace:
-    description: The member's name. Its data are of another cluster; put them aside and clone.
+    description:
+      - The member's name. Its data are of another cluster, or of a newer timeline than the primary's; put them aside
+        and clone.
     type: str
   lowered_synchronous:
     description:

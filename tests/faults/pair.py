@@ -57,9 +57,11 @@ class Pair:
         self.n2.sql("SELECT pg_promote()")
         self.n2.sql("INSERT INTO acked VALUES (5000)")
 
-    def rejoin(self, *, check_mode: bool = False, member: Server | None = None, **consent: Any) -> Outcome:
+    def rejoin(
+        self, *, check_mode: bool = False, member: Server | None = None, primary: Server | None = None, **consent: Any
+    ) -> Outcome:
         """As the module does it."""
-        server, primary = member or self.n1, self.n2
+        server, primary = member or self.n1, primary or self.n2
         order = Rejoin(
             "orders",
             server.name,

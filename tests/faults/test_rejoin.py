@@ -148,6 +148,25 @@ def test_r10_a_primary_that_still_runs_is_refused_until_it_is_named(pair: Pair) 
     pair.assert_follows()
 
 
+def test_r17_a_stale_primary_does_not_get_the_members_of_the_newer_timeline(pair: Pair) -> None:
+    """All hosts lost their power; the primary from before the failover came up, and a standby of the new one."""
+    pair.n1.sql("INSERT INTO acked VALUES (1)")
+    pair.n2.wait_for_replay(pair.n1)
+    pair.n1.kill()
+    pair.take_over()
+    pair.n2.stop()
+    (pair.n2.data / "standby.signal").touch()
+    pair.n2.start()
+    pair.n1.start()
+    with pytest.raises(Refused) as refused:
+        pair.rejoin(member=pair.n2, primary=pair.n1)
+    assert refused.value.details["code"] == "stale_primary"
+    assert pair.n2.value("SELECT count(*) FROM acked WHERE id = 5000") == 1
+    outcome = pair.rejoin(member=pair.n2, primary=pair.n1, replace_data=True)
+    assert outcome.result["action"] == "clone"
+    assert list(pair.n2.directory.glob("data.old-*"))
+
+
 def test_r11_another_clusters_data_are_refused(servers: Servers, pair: Pair) -> None:
     stranger = servers.primary("n3").stop()
     pair.diverge()

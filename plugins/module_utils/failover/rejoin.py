@@ -507,6 +507,6 @@ def consent_of(params: Mapping[str, Any], member: str) -> Consent:
     """The operator's words; each counts only where it names this member."""
     return Consent(
         stop_primary=params["stop_primary"] == member,
-        replace_foreign=params["replace"] == member,
+        replace_data=params["replace"] == member,
         rewind=params["method"] != "clone",
     )

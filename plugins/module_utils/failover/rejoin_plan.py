@@ -74,12 +74,13 @@ class Consent(Record):
 
     Attributes:
         stop_primary: `fleet_rejoin_stop_primary`: it still takes writes; stop it and give up what only it has.
-        replace_foreign: `fleet_rejoin_replace`: its data are of another cluster; put them aside and clone.
+        replace_data: `fleet_rejoin_replace`: its data are of another cluster, or of a newer timeline than the
+            primary's; put them aside and clone.
         rewind: False: clone whatever does not stream already (`fleet_rejoin_method=clone`).
     """
 
     stop_primary: bool = False
-    replace_foreign: bool = False
+    replace_data: bool = False
     rewind: bool = True
 
 
@@ -223,7 +224,7 @@ def _refuse_unsafe_target(target: MemberFacts, source: MemberFacts, consent: Con
     foreign = target.state == "foreign" or (
         target.system_identifier is not None and target.system_identifier != source.system_identifier
     )
-    if foreign and not consent.replace_foreign:
+    if foreign and not consent.replace_data:
         raise Refused(
             f"its data directory is of another cluster (system identifier {target.system_identifier or 'unknown'}, "
             f"{source.name} has {source.system_identifier})",
@@ -232,6 +233,16 @@ def _refuse_unsafe_target(target: MemberFacts, source: MemberFacts, consent: Con
             f"-e fleet_rejoin_replace={target.name}.",
             code="foreign",
         )
+    if not foreign and _is_ahead(target, source) and not consent.replace_data:
+        raise Refused(
+            f"it is on timeline {target.timeline}, but {source.name} takes writes on timeline {source.timeline}: "
+            f"{source.name} was replaced by a promotion and may be back by mistake",
+            host=target.name,
+            remedy=f"Find out which one has the writes that count. If not {source.name}: stop PostgreSQL there, start "
+            f"the primary of timeline {target.timeline}, and rejoin {source.name}. If {source.name}: put the data of "
+            f"{target.name} aside and clone with -e fleet_rejoin_replace={target.name}.",
+            code="stale_primary",
+        )
     if target.major_version and source.major_version and target.major_version != source.major_version:
         raise Refused(
             f"it has PostgreSQL {target.major_version}, {source.name} has {source.major_version}",
@@ -239,6 +250,11 @@ def _refuse_unsafe_target(target: MemberFacts, source: MemberFacts, consent: Con
             remedy="Streaming replication works within one major version only. Install the primary's version.",
             code="other_version",
         )
+
+
+def _is_ahead(target: MemberFacts, source: MemberFacts) -> bool:
+    """Whether the member has seen a promotion that the running primary has not."""
+    return target.timeline is not None and source.timeline is not None and target.timeline > source.timeline
 
 
 def _must_clone(target: MemberFacts, source: MemberFacts, directory: Directory) -> str | None:
@@ -251,6 +267,8 @@ def _must_clone(target: MemberFacts, source: MemberFacts, directory: Directory) 
         return f"its control file cannot be read ({directory.unreadable})"
     if target.system_identifier != source.system_identifier:
         return "its data are of another cluster"
+    if _is_ahead(target, source):
+        return f"its data are of timeline {target.timeline}, {source.name}'s of {source.timeline}"
     if target.timeline is None:
         return "its timeline cannot be read"
     return None

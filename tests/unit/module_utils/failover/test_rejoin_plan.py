@@ -269,8 +269,35 @@ def test_a_running_primary_is_refused_until_it_is_named() -> None:
 def test_foreign_data_are_refused_until_the_member_is_named() -> None:
     """R11."""
     assert refused(stopped(system_identifier="8")).details["code"] == "foreign"
-    result = plan(stopped(system_identifier="8"), consent=Consent(replace_foreign=True))
+    result = plan(stopped(system_identifier="8"), consent=Consent(replace_data=True))
     assert result.action == "clone"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        stopped(timeline=3, history=TimelineHistory(3, ((1, FORK), (2, Lsn(8000))))),
+        stopped("shut down in recovery", timeline=3),
+        running(timeline=3, receiver=STREAMING),
+        running(timeline=3, history=None),
+    ],
+    ids=["its primary", "its replica", "a replica that streams", "a replica without history"],
+)
+def test_the_data_of_a_failover_are_not_overwritten_with_those_of_the_primary_from_before(target: MemberFacts) -> None:
+    """R17. The old primary came back and takes writes; the others are a promotion further on."""
+    for consent in (Consent(), Consent(rewind=False), Consent(stop_primary=True)):
+        error = refused(target, consent=consent)
+        assert error.details["code"] == "stale_primary"
+        assert "stop PostgreSQL there" in str(error)
+        assert "fleet_rejoin_replace=n1" in str(error)
+    # Even then they are kept beside the clone.
+    assert plan(target, consent=Consent(replace_data=True)).action == "clone"
+
+
+def test_a_timeline_of_another_cluster_says_nothing() -> None:
+    target = stopped(system_identifier="8", timeline=3)
+    assert refused(target).details["code"] == "foreign"
+    assert plan(target, consent=Consent(replace_data=True)).reason.endswith("of another cluster")
 
 
 def test_only_a_running_primary_can_be_rejoined() -> None:
