@@ -422,6 +422,47 @@ def test_57_retention_leaves_alone_what_a_running_backup_uses(engine: Engine) ->
     assert engine.json("verify", newest)["good"]
 
 
+def test_after_a_return_to_an_earlier_moment_retention_keeps_what_leads_to_the_living_timeline(
+    engine: Engine, servers: Servers
+) -> None:
+    """The abandoned timeline got further than the living one, and has the newest backup."""
+    engine.rows(3)
+    (before,) = engine.json("backup")
+    early = servers.server("early", version=engine.server.version).clone(engine.server, primary_conninfo="")
+    (early.data / "standby.signal").unlink()
+    for _ in range(8):
+        engine.rows(1)
+        engine.archive()
+    (abandoned,) = engine.json("backup")
+    engine.archive()
+    engine.server.stop()
+    early.configure(
+        restore_command=engine.restore_command(), recovery_target="immediate", recovery_target_action="promote"
+    )
+    (early.data / "recovery.signal").touch()
+    early.start()
+    wait_until(lambda: early.value("SELECT NOT pg_is_in_recovery()"), "the return to end")
+    with engine.sibling(early) as living:
+        living.use_archive_command()
+        living.rows(4)
+        name = living.archive()
+        assert name.startswith("00000002")
+        living.configure(retention={"daily": 0, "weekly": 0, "monthly": 0, "window_days": 0, "verified": 0, "count": 1})
+        told = living.json("expire")["local"]
+        assert set(told["keep"]) == {before["id"], abandoned["id"]}
+        assert not [problem for problem in living.json("wal", "status")["problems"] if problem["code"] == "archive_gap"]
+        to = place(living)
+        words = ("--action", "scratch", "--timeline", "2")
+        assert living.json("restore", "--to", str(to), *words)["backup"] == before["id"]
+        assert started(living, to, "restored").value("SELECT count(*) FROM t") == 7
+        # With a backup of its own the living timeline needs the earlier ones no more.
+        (own,) = living.json("backup", "--full")
+        assert living.json("expire")["local"]["remove"] == [before["id"], abandoned["id"]]
+        assert {path.parent.parent.name for path in living.objects("*/wal/*/*/*")} == {"00000002"}
+        assert living.json("verify", own["id"])["good"]
+        assert living.json("wal", "status")["problems"] == []
+
+
 @pytest.mark.slow
 def test_43_a_restore_that_is_killed_at_random_points_ends_as_one_that_was_not(engine: Engine) -> None:
     seed = int(os.environ.get("DBOPS_SEED", time.time_ns() % 1_000_000))
