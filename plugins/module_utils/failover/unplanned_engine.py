@@ -9,13 +9,12 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal, Progress
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_steps import (
     POINT_OF_NO_RETURN,
     STEPS,
     Run,
-    StepFailed,
+    sentence,
 )
 
 NAMES = tuple(step.name for step in STEPS)
@@ -33,20 +32,38 @@ def execute(run: Run, journal: Journal, *, first: int = 0) -> dict[str, Any]:
     """
     for index in range(first, len(STEPS)):
         step = STEPS[index]
-        journal.append("begin", step.name)
+        begun = False
         try:
+            # No step is begun that a rerun would not know of, as long as there is a way back.
+            _note(run, journal, "begin", step.name, needed=index <= NO_RETURN)
+            begun = True
             found = step.do(run) or {}
-        except (StepFailed, PortError, Refused) as error:
-            journal.append("failed", step.name, reason=str(error))
-            if index < NO_RETURN:
+            run.state.update(found)
+            _note(run, journal, "done", step.name, needed=index < NO_RETURN, **found)
+        except Exception as error:
+            # Also one that nobody expected: replicas must not stay frozen for it.
+            _note(run, journal, "failed", step.name, reason=sentence(error))
+            if index < NO_RETURN or (not begun and first == 0):
                 return roll_back(run, journal, step.title, error, begun=NAMES[: index + 1])
             if step.name in _ESSENTIAL:
-                return _end(run, journal, "needs_operator", f"{error}; clients are held", _again(run.request))
-            run.problems.append(str(error))
-            continue
-        run.state.update(found)
-        journal.append("done", step.name, **found)
+                reason = f"{sentence(error)}; clients are held"
+                return _end(run, journal, "needs_operator", reason, _again(run.request))
+            run.problems.append(sentence(error))
     return _finished(run, journal)
+
+
+def _note(
+    run: Run, journal: Journal, event: str, step: str | None = None, *, needed: bool = False, **data: Any
+) -> None:
+    """Write a line. One that is not needed for a rerun is done without where the disk is full."""
+    try:
+        journal.append(event, step, **data)
+    except OSError as error:
+        if needed:
+            raise
+        problem = f"the journal could not be written ({error.strerror})"
+        if problem not in run.problems:
+            run.problems.append(problem)
 
 
 def roll_back(run: Run, journal: Journal, title: str, error: Exception, begun: tuple[str, ...]) -> dict[str, Any]:
@@ -58,17 +75,17 @@ def roll_back(run: Run, journal: Journal, title: str, error: Exception, begun: t
     for step in reversed(STEPS):
         if step.name not in begun or step.undo is None:
             continue
-        journal.append("undo", step.name)
+        _note(run, journal, "undo", step.name)
         try:
             step.undo(run)
-        except (StepFailed, PortError) as problem:
-            journal.append("failed", step.name, reason=str(problem))
-            failures.append(str(problem))
+        except Exception as problem:
+            _note(run, journal, "failed", step.name, reason=sentence(problem))
+            failures.append(sentence(problem))
         else:
-            journal.append("undone", step.name)
+            _note(run, journal, "undone", step.name)
     run.problems = failures
     refused = isinstance(error, Refused)
-    reason = error.message if isinstance(error, Refused) else f"{title}: {error}"
+    reason = error.message if isinstance(error, Refused) else f"{title}: {sentence(error)}"
     advice = (error.remedy or "") if isinstance(error, Refused) else _again(run.request)
     details = error.details if isinstance(error, Refused) else {}
     return _end(run, journal, "refused" if refused else "rolled_back", reason, advice, details)
@@ -95,7 +112,7 @@ def _end(
         "problems": run.problems,
         "details": details or {},
     }
-    journal.append("end", **end)
+    _note(run, journal, "end", **end)
     return end
 
 

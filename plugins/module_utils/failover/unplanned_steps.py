@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import fencing
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import Standing, elect, has_full_disk
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.synchronous import SyncRule
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unexpected import told
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError, World
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest, Member
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import conninfo as libpq
@@ -26,6 +27,11 @@ TICK = 0.005
 
 class StepFailed(Exception):
     """A step did not reach what it is for. The message is a sentence for the operator."""
+
+
+def sentence(error: Exception) -> str:
+    """What journal and operator are told of it."""
+    return str(error) if isinstance(error, (StepFailed, PortError, FleetError)) else told(error)
 
 
 @dataclass
@@ -95,7 +101,7 @@ def note(run: Run) -> dict[str, Any]:
     unread = {}
     for name, found in run.each(list(run.request.replicas), look, run.request.budgets.freeze).items():
         if isinstance(found, Exception):
-            unread[name] = str(found)
+            unread[name] = sentence(found)
         elif found:
             known[name] = found
     return {"conninfo": known, "unread": unread}
@@ -124,7 +130,7 @@ def freeze(run: Run) -> dict[str, Any]:
     unread = run.state["unread"]
     members = [member for member in run.request.replicas if member.name not in unread]
     results = run.each(members, off, run.request.budgets.freeze + 3.0)
-    failed = {**unread} | {name: str(result) for name, result in results.items() if isinstance(result, Exception)}
+    failed = {**unread} | {name: sentence(result) for name, result in results.items() if isinstance(result, Exception)}
     return {"frozen": {name: True for name in results if name not in failed}, "not_frozen": failed}
 
 
@@ -137,7 +143,7 @@ def unfreeze(run: Run) -> None:
         run.world.replica(member.name).configure(settings)
 
     members = [member for member in run.request.replicas if member.name in known]
-    failed = [f"{n}: {r}" for n, r in run.each(members, on, 5.0).items() if isinstance(r, Exception)]
+    failed = [f"{n}: {sentence(r)}" for n, r in run.each(members, on, 5.0).items() if isinstance(r, Exception)]
     if failed:
         raise StepFailed(f"primary_conninfo could not be put back ({'; '.join(failed)})")
 
@@ -284,7 +290,7 @@ def _ask_for_less(run: Run, left: Sequence[str]) -> dict[str, Any] | None:
         5.0,
     ).items():
         if isinstance(result, Exception) and (name == run.new.name or name in left):
-            raise StepFailed(f"synchronous_standby_names of {name} could not be set: {result}")
+            raise StepFailed(f"synchronous_standby_names of {name} could not be set: {sentence(result)}")
     run.problems.append(
         f"commits wait for {lowered.required} instead of {rule.required} standbys, until others have rejoined"
     )
@@ -347,7 +353,7 @@ def repoint(run: Run) -> dict[str, Any]:
         run.world.replica(member.name).configure(settings)
 
     results = run.each(movable, follow, 5.0)
-    failed = {name: str(result) for name, result in results.items() if isinstance(result, Exception)}
+    failed = {name: sentence(result) for name, result in results.items() if isinstance(result, Exception)}
     run.problems.extend(f"{name} could not be pointed at {new.name}: {error}" for name, error in failed.items())
     run.problems.extend(f"{name} left {new.name}'s line and has to be rejoined" for name in diverged)
     not_asked = [m.name for m in run.request.replicas if m.name not in run.state["frozen"]]
@@ -396,7 +402,7 @@ def let_go(run: Run) -> dict[str, Any]:
 
     names = [place.name for place in run.request.poolers]
     results = dict(zip(names, run.world.gather([release(name) for name in names], 5.0), strict=True))
-    failed = {name: str(result) for name, result in results.items() if isinstance(result, Exception)}
+    failed = {name: sentence(result) for name, result in results.items() if isinstance(result, Exception)}
     return {"let_go": [name for name in names if name not in failed], "not_let_go": failed}
 
 

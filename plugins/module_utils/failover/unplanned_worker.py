@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import syslog
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal impor
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.lock import LockFile, lock_members
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import STATE_DIRECTORY
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unexpected import trace
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_remote import RealWorld, reach
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_request import FailoverRequest
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_steps import Run
@@ -129,6 +131,11 @@ def _leave(act: Callable[[], object]) -> NoReturn:
         for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         act()
+    except BaseException as error:
+        # Nobody reads what this process prints: journalctl -t dbops-fleet
+        syslog.openlog("dbops-fleet", syslog.LOG_PID)
+        for line in trace(error):
+            syslog.syslog(syslog.LOG_ERR, line)
     finally:
         os._exit(0)
 

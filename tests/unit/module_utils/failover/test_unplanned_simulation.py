@@ -9,6 +9,8 @@ wherever it lives, with or without synchronous standbys: what was acknowledged m
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_engine as engine
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import Policy
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import CONFIRMED, Rung
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal, Progress, read
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Entry, Journal, Progress, read
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import PoolerPlace
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.synchronous import SyncRule
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ports import PortError
@@ -515,7 +517,7 @@ def acts_of(scenario: str, directory: Path) -> int:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("kind", ["killed", "lost answer", "server dies"])
+@pytest.mark.parametrize("kind", ["killed", "lost answer", "server dies", "nobody expected it"])
 def test_any_fault_at_any_act_ends_well_after_a_rerun(scenario: str, after: bool, kind: str, tmp_path: Path) -> None:
     make, values = SCENARIOS[scenario]
     total = acts_of(scenario, tmp_path / "plain")
@@ -533,6 +535,8 @@ def test_any_fault_at_any_act_ends_well_after_a_rerun(scenario: str, after: bool
             victim = cluster.servers.get(name.split(".")[0])
             if kind == "server dies" and victim is not None:
                 victim.up = False
+            if kind == "nobody expected it":
+                raise ValueError("password=hunter2 has no place here")
             raise PortError("connection lost")
 
         cluster.fault = fault
@@ -549,11 +553,43 @@ def test_any_fault_at_any_act_ends_well_after_a_rerun(scenario: str, after: bool
             consent = replace(order.policy, accept_loss=bool(dead))
             end = carry_out(cluster, replace(order, policy=consent), directory, number)
         assert end is not None
+        assert not any("hunter2" in path.read_text() for path in directory.glob("*.jsonl"))
         assert_settled(cluster, end)
         if not any(not server.up for server in cluster.servers.values()):
             expected = ("refused",) if scenario == "no fence" else ("ok", "degraded")
             assert end["state"] in expected, (strike, cluster.names[strike], end)
             assert_nothing_acknowledged_is_lost(cluster)
+
+
+class FullDisk(Journal):
+    """A journal whose disk is full from some line on."""
+
+    room = 0
+
+    def append(self, event: str, step: str | None = None, *, sync: bool = True, **data: Any) -> Entry:
+        if len(self.entries) >= self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().append(event, step, sync=sync, **data)
+
+
+def test_a_full_disk_ends_a_failover_before_its_promotion_and_not_after_it(tmp_path: Path) -> None:
+    """Replicas are not left frozen, and clients not held, for the sake of the journal."""
+    states = []
+    for room in range(2 * len(STEPS)):
+        cluster = Cluster()
+        journal = FullDisk(tmp_path / f"{room}.jsonl")
+        journal.room = room
+        end = engine.execute(Run(request(cluster), cluster), journal)
+        journal.close()
+        assert "No space left on device" in " ".join([end["reason"], *end["problems"]])
+        assert_settled(cluster, end)
+        if end["state"] == "degraded":
+            assert not cluster.pool1.paused
+        states.append(end["state"])
+    # A line before and one after each step.
+    assert states == ["rolled_back"] * (2 * engine.NO_RETURN + 1) + ["degraded"] * (
+        len(states) - 2 * engine.NO_RETURN - 1
+    )
 
 
 def test_step_names_are_unique_and_every_undo_lies_before_the_point_of_no_return() -> None:
