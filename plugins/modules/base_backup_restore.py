@@ -46,11 +46,15 @@ options:
   action:
     description:
       - V(scratch) makes a copy and never writes to the repository.
-      - V(promote) makes a new primary and claims its timeline in the repository.
+      - V(promote) makes a new primary and claims its timeline in the repository. Refused while the newest WAL there is
+        minutes old, unless O(confirm) names the cluster.
       - V(standby) only places the files, with C(standby.signal).
     type: str
     choices: [scratch, promote, standby]
     default: scratch
+  confirm:
+    description: Name of the cluster, for O(action=promote). It is lost, although its newest WAL is minutes old.
+    type: str
   tablespaces:
     description: Directory of a tablespace at the time of the backup, or its oid, to its directory here.
     type: dict
@@ -78,6 +82,7 @@ EXAMPLES = r"""
   dbops.fleet.base_backup_restore:
     directory: /var/lib/postgresql/17/main
     action: promote
+    confirm: orders
 """
 
 RETURN = r"""
@@ -146,6 +151,7 @@ def main() -> None:
             "timeline": {"type": "str", "default": "latest"},
             "backup": {"type": "str"},
             "action": {"type": "str", "choices": ["scratch", "promote", "standby"], "default": "scratch"},
+            "confirm": {"type": "str"},
             "tablespaces": {"type": "dict", "default": {}},
             "configuration": {"type": "path"},
             "delta": {"type": "bool", "default": False},

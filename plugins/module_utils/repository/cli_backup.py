@@ -26,9 +26,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets imp
 
 _RESTORE_EPILOG = """\
 Examples:
-  dbops restore --to /var/lib/postgresql/15/main                        the newest state
-  dbops restore --to DIR --target time '2026-03-01 14:30:00+01:00'      a moment
-  dbops restore --to DIR --action scratch --dry-run                     what a drill would do
+  dbops restore --to DIR                                                a copy of the newest state
+  dbops restore --to DIR --target time '2026-03-01 14:30:00+01:00'      a copy of a moment
+  dbops restore --to DIR --dry-run                                      what a drill would do
+  dbops restore --to /var/lib/postgresql/15/main --action promote       a new primary for a cluster that is lost
 Without --delta the directory must be empty. What cannot be reached is refused before anything is written.
 """
 
@@ -65,8 +66,12 @@ def _add_restore(top: Any) -> None:
     one.add_argument(
         "--action",
         choices=run.ACTIONS,
-        default="promote",
-        help="promote: a new primary; scratch: a copy that never writes to the repository; standby: files only",
+        default="scratch",
+        help="scratch: a copy that never writes to the repository; promote: a new primary; standby: files only "
+        "(default: %(default)s)",
+    )
+    one.add_argument(
+        "--confirm", metavar="CLUSTER", help="name the cluster, to promote although its newest WAL is minutes old"
     )
     one.add_argument(
         "--tablespace", metavar="OLD=NEW", action="append", default=[], help="put a tablespace (oid or path) elsewhere"
@@ -171,6 +176,7 @@ def _restore(config: Config, options: argparse.Namespace) -> int:
         tablespaces=_mapping(options.tablespace),
         configuration=options.configuration,
         delta=options.delta,
+        confirm=options.confirm,
     )
     shelf = _shelf(config, options)
     if options.dry_run:

@@ -216,7 +216,7 @@ def choose(listed: Iterable[Listed], archive: Archive, target: Target) -> Choice
 
 
 def _refuse_two_newest(choice: Choice, archive: Archive) -> None:
-    """The newest backup may lie on a timeline that was left since, and the highest timeline may be one that nobody uses.
+    """The newest backup may lie on a timeline that was left since, and the highest timeline be one that nobody uses.
 
     Both show in something off the chosen line that came after the newest WAL on it. A timeline that has no WAL yet and
     left this line in its last segment is none of that: the line has everything that it has.
@@ -246,7 +246,7 @@ def _refuse_two_newest(choice: Choice, archive: Archive) -> None:
 
 
 def _on_line(history: TimelineHistory, segment: Segment) -> bool:
-    """Whether a line goes through all of the segment. Where it left a timeline on the way, that one went on without it."""
+    """Whether a line goes through all of the segment; where it left the timeline before, that went on without it."""
     if segment.timeline not in history.timelines:
         return False
     end = history.end_of(segment.timeline)
@@ -331,7 +331,7 @@ def _newest_descendant(backup: Backup, archive: Archive) -> int:
 
 
 def refuse_promotion(archive: Archive, now: float, cluster: str, confirm: str | None) -> None:
-    """A restore that promotes writes a new timeline into the repository. Beside a cluster that lives, nobody means that.
+    """A restore that promotes writes a timeline into the repository, which nobody means beside a cluster that lives.
 
     Args:
         archive: of the cluster.

@@ -25,6 +25,10 @@ def fill(server: Server, rows: int = 20000) -> None:
     )
 
 
+# Most of the tests' clusters still run.
+PROMOTE = ("--action", "promote", "--confirm", "orders")
+
+
 def started(engine: Engine, path: Path, name: str = "restored") -> Server:
     """A restored data directory, started as an ordinary server."""
     server = engine.servers.server(name, version=engine.server.version)
@@ -49,7 +53,7 @@ def test_the_newest_state_comes_back_complete(engine: Engine) -> None:
     (entry,) = engine.json("backup")
     engine.rows(5)
     engine.archive()
-    report = engine.json("restore", "--to", str(place(engine)))
+    report = engine.json("restore", "--to", str(place(engine)), *PROMOTE)
     assert report["backup"] == entry["id"]
     assert report["ended"] == "at the target"
     assert report["new_timeline"] == 2
@@ -370,7 +374,7 @@ def test_a_restored_primary_archives_on_its_new_timeline_and_can_be_restored_aga
     engine.dbops("backup")
     engine.rows(2)
     engine.archive()
-    engine.dbops("restore", "--to", str(place(engine)))
+    engine.dbops("restore", "--to", str(place(engine)), *PROMOTE)
     engine.server.stop()
     server = started(engine, place(engine))
     server.configure(archive_mode="on").restart()
@@ -381,3 +385,50 @@ def test_a_restored_primary_archives_on_its_new_timeline_and_can_be_restored_aga
         report = second.json("restore", "--to", str(place(engine)), "--action", "scratch")
         assert report["timeline"] == 2
         assert len(content(started(second, place(engine), "third"))) == 7
+
+
+def test_a_copy_that_is_promoted_beside_its_cluster_is_refused_and_does_not_hide_what_comes_later(
+    engine: Engine,
+) -> None:
+    engine.rows(2)
+    engine.dbops("backup")
+    engine.archive()
+    told = engine.dbops("restore", "--to", str(place(engine)), "--action", "promote", status=1).stderr
+    assert "so it may be running" in told
+    assert "--confirm orders" in told
+    assert "is that of cluster orders" in (
+        engine.dbops("restore", "--to", str(place(engine)), *PROMOTE[:-1], "stock", status=1).stderr
+    )
+    assert not place(engine).exists()
+    copy = directory(engine.servers.root / "copy") / "data"
+    assert engine.json("restore", "--to", str(copy), *PROMOTE)["new_timeline"] == 2
+    engine.rows(3)
+    engine.archive()
+    report = engine.json("restore", "--to", str(place(engine)))
+    assert report["timeline"] == 1
+    assert len(content(started(engine, place(engine)))) == 5
+
+
+def test_after_a_rewind_the_newest_state_is_that_of_no_timeline_until_one_is_named(engine: Engine) -> None:
+    engine.rows(2)
+    (before,) = engine.json("backup")
+    engine.server.sql("SELECT pg_create_restore_point('good')")
+    engine.rows(2)
+    engine.archive()
+    engine.dbops("backup", "--full")
+    engine.archive()
+    engine.dbops("restore", "--to", str(place(engine)), *PROMOTE, "--target", "name", "good", "--backup", before["id"])
+    engine.server.stop()
+    server = started(engine, place(engine))
+    server.configure(archive_mode="on").restart()
+    with engine.sibling(server) as second:
+        second.use_archive_command()
+        second.rows(5)
+        second.archive()
+        told = second.dbops("restore", "--to", str(place(engine)), status=1).stderr
+        assert "cannot be told" in told
+        assert "timeline 2 or 1" in told
+        second.dbops("restore", "--to", str(place(engine)), "--timeline", "2")
+        assert len(content(started(second, place(engine), "third"))) == 7
+        second.dbops("backup")
+        assert second.json("restore", "--to", str(place(engine)), "--dry-run")["timeline"] == 2

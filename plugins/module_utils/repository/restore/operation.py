@@ -47,6 +47,7 @@ def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
             tablespaces=params["tablespaces"],
             configuration=Path(params["configuration"]) if params["configuration"] else None,
             delta=params["delta"] or (directory / MARKER).exists(),
+            confirm=params["confirm"],
         )
         repository = open_first(config, params["repository"])
         shelf = Shelf(repository, system_of(repository, params["system_identifier"]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
@@ -25,6 +26,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets imp
     Target,
     choose,
     offers,
+    refuse_promotion,
     replay_limits,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import inventory
@@ -41,19 +43,20 @@ class Request:
         target: where recovery is to end.
         directory: the new data directory.
         action: `promote` makes a new primary and writes its timeline into the repository; `scratch` makes a copy
-            that never
-            touches the repository; `standby` only places the files with a `standby.signal`.
+            that never touches the repository; `standby` only places the files with a `standby.signal`.
         tablespaces: former place or oid -> new directory.
         configuration: where to put what came from `/etc/postgresql`; None to leave it out.
         delta: use and overwrite the data directory that lies there.
+        confirm: the cluster's name, where `promote` is meant although WAL came minutes ago.
     """
 
     target: Target
     directory: Path
-    action: str = "promote"
+    action: str = "scratch"
     tablespaces: Mapping[str, str] | None = None
     configuration: Path | None = None
     delta: bool = False
+    confirm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,16 @@ def plan(shelf: Shelf, request: Request) -> Plan:
     """Decide and check; nothing is changed.
 
     Raises:
-        Refused: the target cannot be reached, or the place is not fit. The message says what can be reached.
+        Refused: the target cannot be reached, or the place is not fit. The message says what can be reached. Or the
+            cluster may still be running and is to be promoted beside.
     """
     facts = shelf.repository.get_json(f"{shelf.system}/system.json")
     archive = inventory.read(shelf.repository, shelf.system, facts["segment_size"])
     listed = shelf.listed()
     choice = choose(listed, archive, request.target)
+    if request.action == "promote":
+        cluster = shelf.repository.get_json(layout.REPOSITORY)["cluster"]
+        refuse_promotion(archive, time.time(), cluster, request.confirm)
     later = [item.backup for item in listed if item.backup.stop_time >= choice.backup.stop_time]
     tablespaces = place.mapped(choice.backup, request.tablespaces or {})
     place.check(request.directory, choice.backup, tablespaces, delta=request.delta)

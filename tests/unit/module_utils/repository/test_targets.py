@@ -21,6 +21,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets imp
     choose,
     offers,
     parse_target,
+    refuse_promotion,
     replay_limits,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment
@@ -66,7 +67,7 @@ BRANCHED = archive(
     (1, range(25)),
     (2, range(20, 35)),
     (3, range(30, 40)),
-    (4, range(5, 50)),
+    (4, range(5, 38)),
     histories={
         2: TimelineHistory(2, ((1, at(20)),)),
         3: TimelineHistory(3, ((1, at(20)), (2, at(30)))),
@@ -102,6 +103,69 @@ def test_a_backup_taken_behind_the_fork_of_an_old_timeline_cannot_reach_the_new_
     late = [Listed(backup("after the fork", 22, timeline=1))]
     with pytest.raises(Refused, match="did not grow from"):
         choose(late, BRANCHED, Target(timeline=3))
+
+
+# At segment 20 the cluster was taken back to segment 10, behind which there is a backup of timeline 1.
+REWOUND = replace(
+    archive((1, range(20)), (2, range(10, 12)), histories={2: TimelineHistory(2, ((1, at(10)),))}), begun={2: 1300.0}
+)
+BEFORE_AND_AFTER = [Listed(backup("before", 3)), Listed(backup("after", 15))]
+
+
+def test_after_a_rewind_the_newest_state_is_asked_for_by_timeline_until_the_new_one_has_a_backup() -> None:
+    arrivals = {segment: 1400.0 if segment.timeline == 2 else when for segment, when in REWOUND.held.items()}
+    rewound = replace(REWOUND, held=arrivals)
+    for archived in (rewound, REWOUND):  # whether or not a segment of the new timeline is there yet
+        with pytest.raises(Refused, match=r"after leads along timeline 1 .* is of timeline 2") as refusal:
+            choose(BEFORE_AND_AFTER, archived, Target())
+        assert refusal.value.details["timelines"] == [1, 2]
+    chosen = choose(BEFORE_AND_AFTER, rewound, Target(timeline=2))
+    assert (chosen.backup.id, chosen.end) == ("before", Lsn(12 * SIZE))
+    assert choose(BEFORE_AND_AFTER, rewound, Target(timeline=1)).end == Lsn(20 * SIZE)
+    assert choose(BEFORE_AND_AFTER, rewound, Target(current=True)).backup.id == "after"
+    on_two = Listed(backup("on two", 11, timeline=2))
+    settled = Listed(replace(on_two.backup, stop_time=1500.0, stop_lsn=at(11, 500)))
+    assert choose([*BEFORE_AND_AFTER, settled], rewound, Target()).backup.id == "on two"
+
+
+def test_a_timeline_that_lives_on_behind_a_fork_is_not_left_for_one_that_ended() -> None:
+    """A copy was promoted and wrote; the cluster goes on, and has no backup behind the fork yet."""
+    branched = archive((2, range(10, 12)), (1, range(30)), histories={2: TimelineHistory(2, ((1, at(10)),))})
+    with pytest.raises(Refused, match=r"along timeline 2 .* is of timeline 1"):
+        choose(BEFORE_AND_AFTER[:1], branched, Target())
+
+
+@pytest.mark.parametrize("fork", [at(10), at(19), at(20, 0), at(20)])
+def test_a_timeline_without_wal_is_not_followed(fork: Lsn) -> None:
+    """A restore that promoted and was killed, or whose server never ran. Timeline 1 is archived up to segment 19."""
+    promoted = archive((1, range(20)), histories={2: TimelineHistory(2, ((1, fork),))})
+    choice = choose(BEFORE_AND_AFTER[:1], replace(promoted, begun={2: 900.0}), Target())
+    assert (choice.history.timeline, choice.end) == (1, Lsn(20 * SIZE))
+    later = replace(promoted, begun={2: 5000.0})
+    if fork < at(19, 0):
+        with pytest.raises(Refused, match="is of timeline 2"):
+            choose(BEFORE_AND_AFTER[:1], later, Target())
+    else:
+        assert choose(BEFORE_AND_AFTER[:1], later, Target()) == choice
+
+
+def test_what_a_fenced_primary_had_archived_behind_the_fork_does_not_matter() -> None:
+    failed_over = archive((1, range(12)), (2, range(10, 20)), histories={2: TimelineHistory(2, ((1, at(10)),))})
+    choice = choose(BEFORE_AND_AFTER[:1], replace(failed_over, begun={2: 700.0}), Target())
+    assert (choice.history.timeline, choice.end) == (2, Lsn(20 * SIZE))
+
+
+def test_a_promotion_beside_a_cluster_that_may_live_needs_its_name() -> None:
+    alive = archive((1, range(20)))
+    with pytest.raises(Refused, match=r"arrived 100 s ago.*--confirm orders"):
+        refuse_promotion(alive, 1300.0, "orders", None)
+    refuse_promotion(alive, 1300.0, "orders", "orders")
+    refuse_promotion(alive, 1200.0 + 3600, "orders", None)
+    with pytest.raises(Refused, match="is that of cluster orders"):
+        refuse_promotion(alive, 1200.0 + 3600, "orders", "order")
+    received = replace(archive((1, range(2))), received={Segment(1, 2, SIZE): (4096, 4000.0)})
+    with pytest.raises(Refused, match="arrived 60 s ago"):
+        refuse_promotion(received, 4060.0, "orders", None)
 
 
 def test_a_gap_ends_what_can_be_reached_and_the_refusal_says_where() -> None:
@@ -223,6 +287,6 @@ def test_what_was_received_behind_the_archive_is_reached_too() -> None:
 def test_what_was_received_on_a_timeline_that_is_not_followed_or_behind_a_gap_is_left_out() -> None:
     taken = [Listed(backup("b", 3))]
     other = replace(archive((1, range(10))), received={Segment(2, 10, SIZE): (4096, 700.0)})
-    assert choose(taken, other, Target()).received is None
+    assert choose(taken, other, Target(current=True)).received is None
     gap = replace(archive((1, range(8)), (1, range(9, 11))), received={Segment(1, 8, SIZE): (4096, 700.0)})
     assert choose(taken, gap, parse_target("lsn", str(at(7)))).received is None
