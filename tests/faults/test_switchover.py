@@ -376,6 +376,18 @@ def test_s28_an_old_primary_that_somebody_starts_comes_up_as_a_standby(cluster: 
     assert found.errors == []
 
 
+def test_standbys_that_log_in_with_a_password_in_primary_conninfo_keep_it(cluster: Cluster) -> None:
+    for name in ("pg2", "pg3"):
+        own = f"host=127.0.0.1 port={cluster.servers['pg1'].port} user=postgres application_name={name}"
+        cluster.servers[name].configure(primary_conninfo=f"{own} password='a secret'").restart()
+        cluster.servers[name].wait_for_streaming()
+    end, journal = cluster.switch(cluster.request("pg2"))
+    assert end["state"] == "ok", end
+    for name in ("pg1", "pg3"):
+        assert "password='a secret'" in cluster.servers[name].value("SHOW primary_conninfo")
+    assert "secret" not in journal.path.read_text()
+
+
 def test_s30_a_second_one_is_refused_while_the_first_is_at_work(cluster: Cluster) -> None:
     lock = LockFile(Path(cluster.access("pg1").lock_directory), "orders")
     lock.acquire("another")

@@ -8,6 +8,7 @@ A switchover that is killed leaves nothing but this file and the live state; bot
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -151,13 +152,24 @@ class Journal:
             step: the step it belongs to.
             sync: return only when this and all lines before it are on disk.
             data: JSON-able values.
+
+        Raises:
+            OSError: it could not be written, on a full disk for instance. Then nothing of it is in the file.
         """
         if event not in EVENTS:
             raise ValueError(f"no such journal event: {event}")
         entry = Entry(len(self.entries) + 1, time.time(), event, step, data)
-        os.write(self._descriptor, entry.to_line().encode())
-        if sync:
-            os.fsync(self._descriptor)
+        line = entry.to_line().encode()
+        before = os.fstat(self._descriptor).st_size
+        try:
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(self._descriptor)
+        except OSError:
+            # Half a line would make all that follow unreadable.
+            os.ftruncate(self._descriptor, before)
+            raise
         self.entries.append(entry)
         return entry
 

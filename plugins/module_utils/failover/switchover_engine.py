@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Journal, Progress
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_ports import (
     LocalStatus,
@@ -113,25 +116,62 @@ def _after_no_return(
 def execute(run: Run, journal: Journal, *, first: int = 0) -> dict[str, Any]:
     """Run the steps from number `first` on, and the rollback where one before the point of no return fails.
 
+    Whatever a step fails with, foreseen or not, is an end of the step and never of the worker: clients wait.
+
     Returns:
         The end: also the data of the journal's last line. `state` is ok, rolled_back, degraded or needs_operator.
     """
     for index in range(first, len(STEPS)):
         step = STEPS[index]
-        journal.append("begin", step.name, sync=step.durable)
+        try:
+            journal.append("begin", step.name, sync=step.durable)
+        except OSError as error:
+            # A rerun that cannot read of the promotion would take back what has no way back.
+            if first == 0 and index <= NO_RETURN:
+                reason = f"the journal cannot be written: {_said(error)}"
+                return roll_back(run, journal, reason, begun=NAMES[:index])
+            _note_full_disk(run, error)
         try:
             found = step.do(run) or {}
-        except (StepFailed, PortError) as error:
-            journal.append("failed", step.name, reason=str(error))
+            run.state.update(found)
             if index < NO_RETURN:
-                return roll_back(run, journal, f"{step.title}: {error}", begun=NAMES[: index + 1])
+                journal.append("done", step.name, sync=False, **found)
+            else:
+                _tell(run, journal, "done", step.name, sync=False, **found)
+        except Exception as error:
+            reason = _said(error)
+            _tell(run, journal, "failed", step.name, reason=reason)
+            if index < NO_RETURN:
+                return roll_back(run, journal, f"{step.title}: {reason}", begun=NAMES[: index + 1])
             if step.name in _ESSENTIAL:
-                return _ask(run, journal, str(error))
-            run.problems.append(f"{step.title}: {error}")
-            continue
-        run.state.update(found)
-        journal.append("done", step.name, sync=False, **found)
+                return _ask(run, journal, reason)
+            run.problems.append(f"{step.title}: {reason}")
     return _finished(run, journal)
+
+
+def _tell(run: Run, journal: Journal, event: str, step: str | None = None, *, sync: bool = True, **data: Any) -> None:
+    """Write a line that no rerun needs: while clients wait, a full disk is a problem to be told and no more."""
+    try:
+        journal.append(event, step, sync=sync, **data)
+    except OSError as error:
+        _note_full_disk(run, error)
+
+
+def _note_full_disk(run: Run, error: OSError) -> None:
+    sentence = f"the journal could not be written: {_said(error)}"
+    if sentence not in run.problems:
+        run.problems.append(sentence)
+
+
+def _said(error: Exception) -> str:
+    """The reason for the operator. An error that nobody foresaw may quote a secret: only where it was is told."""
+    if isinstance(error, StepFailed | PortError | FleetError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" ({error.filename})" if error.filename else "")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {PurePath(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"unexpected {type(error).__name__}{where}"
 
 
 def roll_back(run: Run, journal: Journal, reason: str, begun: tuple[str, ...]) -> dict[str, Any]:
@@ -143,22 +183,23 @@ def roll_back(run: Run, journal: Journal, reason: str, begun: tuple[str, ...]) -
     failures: list[str] = []
     undos = [(step.name, step.undo) for step in reversed(STEPS) if step.name in begun and step.undo is not None]
     for name, undo in [("restore_primary", restore_primary), *undos]:
-        journal.append("undo", name)
+        _tell(run, journal, "undo", name)
         try:
             undo(run)
-        except (StepFailed, PortError) as error:
-            journal.append("failed", name, reason=str(error))
-            failures.append(str(error))
+        except Exception as error:
+            said = _said(error)
+            _tell(run, journal, "failed", name, reason=said)
+            failures.append(said)
             if name == "restore_primary":
                 end = {
                     "state": "needs_operator",
-                    "reason": f"{reason}; and {run.request.old.name} could not be made primary again: {error}",
+                    "reason": f"{reason}; and {run.request.old.name} could not be made primary again: {said}",
                     "next": f"look at PostgreSQL's log on {run.request.old.name}, then run this again; "
                     "or run playbooks/failover.yml",
                 }
                 return _end(run, journal, end, failures)
         else:
-            journal.append("undone", name, sync=False)
+            _tell(run, journal, "undone", name, sync=False)
     end = {"state": "rolled_back", "reason": reason, "next": "remove the reason and run this again"}
     return _end(run, journal, end, failures)
 
@@ -194,7 +235,7 @@ def _finished(run: Run, journal: Journal) -> dict[str, Any]:
 
 def _end(run: Run, journal: Journal, end: dict[str, Any], failures: list[str]) -> dict[str, Any]:
     data = {**end, "problems": [*run.problems, *failures]}
-    journal.append("end", **data)
+    _tell(run, journal, "end", **data)
     return data
 
 
@@ -210,7 +251,7 @@ def resume(run: Run, journal: Journal, others: dict[str, Position | None], old: 
     progress = Progress.of(journal.entries)
     run.state.update(progress.state)
     decision = decide(run.request, progress, old, others)
-    journal.append("resume", action=decision.action, reason=decision.reason)
+    _tell(run, journal, "resume", action=decision.action, reason=decision.reason)
     if decision.action == "roll_back":
         return roll_back(run, journal, f"interrupted; {decision.reason}", begun=progress.begun)
     if decision.action == "finish":

@@ -24,7 +24,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_po
     RemoteServer,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import Place, SwitchoverRequest
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import build, parse
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import build, parse, quote
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 
 # How often states are polled inside the pause. pg_ctl and pg_promote() poll every 100 ms, which would be most of it.
@@ -143,7 +143,6 @@ def observe(run: Run) -> dict[str, Any]:
         if server.setting("wal_retrieve_retry_interval") != retry_interval(run, place.name):
             intervals[place.name] = server.override("wal_retrieve_retry_interval")
     return {
-        "upstream": run.candidate.setting("primary_conninfo"),
         "retry_before": intervals,
         "slots_before": sorted(run.candidate.slots()),
         "synchronous_before": run.candidate.override("synchronous_standby_names"),
@@ -204,18 +203,31 @@ def unset_synchronous(run: Run) -> None:
 def aim(run: Run) -> None:
     """Set whom the old primary will follow. A primary ignores it, so it may be done before."""
     old, new = run.request.old, run.request.new
-    conninfo = pointed_at(run.state["upstream"], new.address, new.port, application_name=old.name)
+    # Asked for here and not noted before: an operator's may have a password in it, and that is not for the journal.
+    conninfo = pointed_at(run.candidate.setting("primary_conninfo"), new.address, new.port, application_name=old.name)
     run.local.configure({"primary_conninfo": conninfo, "primary_slot_name": old.slot or None})
 
 
 def pointed_at(conninfo: str, host: str, port: int, application_name: str | None = None) -> str:
-    """The same connection string with another server (and another name of the standby)."""
-    parameters = parse(conninfo)
+    """The same connection string with another server (and another name of the standby).
+
+    A password in it, as pg_basebackup -R writes it, was the operator's choice, and the standby needs it.
+
+    Raises:
+        StepFailed: libpq could not read it either.
+    """
+    try:
+        parameters = parse(conninfo)
+    except ValueError:
+        # Its words are from the connection string.
+        raise StepFailed("primary_conninfo is no connection string") from None
     parameters.pop("hostaddr", None)
+    password = parameters.pop("password", None)
     parameters |= {"host": host, "port": str(port)}
     if application_name is not None:
         parameters["application_name"] = application_name
-    return build(dict(parameters))
+    text = build(dict(parameters))
+    return text if password is None else f"{text} password={quote(password)}"
 
 
 def checkpoint(run: Run) -> None:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo impo
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 
 APPLICATION_NAME = "dbops.fleet switchover"
+_SEE_LOG = "Read `journalctl -u 'dbops-fleet-switchover-*'` on this host."
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from ansible_collections.dbops.fleet.plugins.module_utils.failover import switchover_worker; "
@@ -169,10 +171,16 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
             sessions = _lock_sessions(request, access)
         except FleetError as error:
             return _refused(journal, error)
+        except Exception as error:
+            traceback.print_exc()
+            return _refused(journal, OperationFailed(f"unexpected {type(error).__name__}", remedy=_SEE_LOG))
         end = engine.execute(run, journal)
     else:
         sessions = []
         end = engine.resume(run, journal, _look(run), run.local.status())
+    if journal.entries[-1].event != "end":
+        # The disk is full. Who waits for the end is told to look here.
+        sys.stderr.write(f"{json.dumps(end)}\n")
     for connection in sessions:
         connection.close()
     journal.close()
@@ -227,6 +235,8 @@ def main(path: str) -> None:
         work(spec)
     except Refused as error:
         sys.stderr.write(f"{error}\n")
+    except BaseException:
+        traceback.print_exc()
     finally:
         shutil.rmtree(spec["directory"], ignore_errors=True)
         sys.stderr.flush()
@@ -242,7 +252,8 @@ def launch(journal: Path, directory: Path) -> None:
 
     Args:
         journal: with its first line written.
-        directory: of this operation, for the code; removed by the worker at its end.
+        directory: of this operation, for the code; removed by the worker at its end. Without systemd the worker's
+            output is beside it, in a file of the same name and ``.log``.
 
     Raises:
         OperationFailed: systemd refused to start it.
@@ -255,7 +266,8 @@ def launch(journal: Path, directory: Path) -> None:
     command = [sys.executable, "-c", _BOOTSTRAP, str(code), str(spec)]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
     if not Path("/run/systemd/system").is_dir():
-        with (directory / "log").open("wb") as log:
+        # Not in the directory, which the worker removes.
+        with directory.with_name(f"{directory.name}.log").open("ab") as log:
             subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,21 @@ def test_the_record_of_a_rollback_says_how_long_clients_were_held() -> None:
     record = record_of(entries, "/j")
     assert record["pause_ms"] == 500.0
     assert [step["result"] for step in record["timings"]] == ["done", "failed", "undone"]
+
+
+def test_what_a_full_disk_takes_only_half_of_is_not_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.create(tmp_path / "1.jsonl")
+    journal.append("start", request={})
+    with monkeypatch.context() as full:
+        write = os.write
+        full.setattr("os.write", lambda descriptor, data: write(descriptor, data[:5]))
+        with pytest.raises(OSError, match="No space left"):
+            journal.append("begin", "pause")
+    journal.append("begin", "stop")
+    journal.close()
+    assert [(entry.seq, entry.event, entry.step) for entry in read(journal.path)] == [
+        (1, "start", None),
+        (2, "begin", "stop"),
+    ]

@@ -32,7 +32,12 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
     PoolerPlace,
     SwitchoverRequest,
 )
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_steps import STEPS, Run
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_steps import (
+    STEPS,
+    Run,
+    StepFailed,
+    pointed_at,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import parse
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 
@@ -210,6 +215,8 @@ class World:
             raise Killed
         if how == "lose after":
             raise PortError(f"{name}: answer lost")
+        if how == "surprise":
+            raise ValueError("password=secret")
         return result
 
 
@@ -462,11 +469,15 @@ class Story:
             for name, server in run.remote.items():
                 try:
                     others[name] = server.position()
-                except PortError:
+                except (PortError, ValueError):
                     others[name] = None
             for pooler in self.world.poolers.values():
                 pooler.timer = self.world.now + TIMER
-            return engine.resume(run, journal, others, run.local.status())
+            try:
+                status = run.local.status()
+            except ValueError as error:
+                raise Killed from error
+            return engine.resume(run, journal, others, status)
 
         self._guarded(again)
         journal.close()
@@ -475,6 +486,9 @@ class Story:
         try:
             self.end = call()
         except (Killed, PortError):
+            self.end = None
+        # Whoever waits for the end waits for its line.
+        if Progress.of(read(self.path)).end is None:
             self.end = None
         if self.world.power_lost and self.end is None:
             os.truncate(self.path, SYNCED.get(self.path.stat().st_ino, 0))
@@ -486,6 +500,7 @@ class Story:
         """Time passes: timers go off, hosts boot, processes are restarted by systemd."""
         world = self.world
         world.fault = None
+        DISK["full"] = False
         for server in world.servers.values():
             if not server.host_up:
                 self.booted = self.booted or server.name == "pg1"
@@ -618,6 +633,9 @@ def _blackout(world: World) -> None:
 FAULTS: dict[str, Callable[[int], Fault]] = {
     "the act fails": simple("lose"),
     "the act works but its answer is lost": simple("lose after"),
+    "the act fails as nobody foresaw": simple("surprise"),
+    "the worker's disk is full": from_then_on(lambda world: DISK.update(full=True)),
+    "the worker's disk is full for an act": lambda at: lambda world, act, name: DISK.update(full=act == at),
     "the worker is killed before the act": simple("kill"),
     "the worker is killed after the act": simple("kill after"),
     "the old primary's host loses power": from_then_on(lambda world: world.lose_power("pg1"), "kill"),
@@ -645,6 +663,7 @@ FAULTS: dict[str, Callable[[int], Fault]] = {
 
 # How much of a file, by inode, survives a power loss.
 SYNCED: dict[int, int] = {}
+DISK = {"full": False}
 
 
 @pytest.fixture(autouse=True)
@@ -655,8 +674,14 @@ def _simulated_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         found = os.fstat(descriptor)
         SYNCED[found.st_ino] = found.st_size
 
+    def write(descriptor: int, data: bytes) -> int:
+        return really_write(descriptor, data[: len(data) // 2] if DISK["full"] else data)
+
+    really_write = os.write
     SYNCED.clear()
+    DISK["full"] = False
     monkeypatch.setattr("os.fsync", fsync)
+    monkeypatch.setattr("os.write", write)
 
 
 def acts_of_a_good_run(directory: Path, *, synchronous: bool = False) -> int:
@@ -706,7 +731,7 @@ def test_nothing_is_lost_whatever_happens_at_any_act(tmp_path: Path, fault: str,
             raise AssertionError(f"{fault}, act {at} ({where}): {error}") from error
 
 
-@pytest.mark.parametrize("second", ["kill", "kill after", "lose"])
+@pytest.mark.parametrize("second", ["kill", "kill after", "lose", "surprise"])
 def test_a_rerun_may_be_killed_as_well(tmp_path: Path, second: str) -> None:
     for at in every_act(tmp_path):
         length = 1
@@ -785,3 +810,50 @@ def test_nobody_is_promoted_while_the_old_primary_starts_as_a_primary(standby_si
     old = LocalStatus(True, None, 1, control, standby_signal)
     others: dict[str, Position | None] = {"pg2": Position(True, 1, Lsn(16), Lsn(16)), "pg3": None}
     assert engine.decide(request, progress, old, others).action == action
+
+
+def test_an_error_that_nobody_foresaw_rolls_back_and_tells_where_but_not_what(tmp_path: Path) -> None:
+    world = World()
+    story = Story(tmp_path, world)
+    world.fault = lambda world, act, name: "surprise" if name == "pg1 writers" else None
+    story.first_run()
+    assert story.end is not None
+    assert story.end["state"] == "rolled_back"
+    assert "Wait for writers that bypass the poolers: unexpected ValueError in " in story.end["reason"]
+    assert "secret" not in story.path.read_text()
+    assert not any(pooler.paused for pooler in world.poolers.values())
+
+
+def test_a_full_disk_in_the_pause_rolls_back_at_once(tmp_path: Path) -> None:
+    world = World()
+    story = Story(tmp_path, world)
+    world.fault = lambda world, act, name: DISK.update(full=True) if name == "pg1 writers" else None
+    journal = Journal.create(story.path)
+    journal.append("start", request=story.request.to_dict())
+    end = engine.execute(run_for(world, story.request), journal)
+    assert end["state"] == "rolled_back"
+    assert "No space left on device" in end["reason"]
+    assert not any(pooler.paused for pooler in world.poolers.values())
+    assert world.servers["pg1"].running == "primary"
+    DISK["full"] = False
+    assert Progress.of(read(story.path)).begun[-1] == "quiesce"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "user=repl password='it''s' host=a hostaddr=10.0.0.1".replace("''", "\\'"),
+            "user=repl host=b port=5433 application_name=pg1 password='it\\'s'",
+        ),
+        ("postgresql://repl:p%20w@a/", "user=repl host=b port=5433 application_name=pg1 password='p w'"),
+        ("host=a port=1 user=repl", "host=b port=5433 user=repl application_name=pg1"),
+    ],
+)
+def test_a_standby_keeps_its_login_when_it_is_pointed_elsewhere(before: str, after: str) -> None:
+    assert pointed_at(before, "b", 5433, application_name="pg1") == after
+
+
+def test_what_is_no_connection_string_is_not_quoted() -> None:
+    with pytest.raises(StepFailed, match=r"^primary_conninfo is no connection string$"):
+        pointed_at("hunter2", "b", 5433)
