@@ -11,7 +11,8 @@ module: replica_rejoin
 short_description: Make a member of a cluster a replica of the present primary again
 version_added: 0.1.0
 description:
-  - The member streams from the primary and has replayed a position that the primary reached after all was done.
+  - The member streams from the primary and has replayed a position that the primary reached after all was done. With
+    C(recovery_min_apply_delay) it has received it.
   - Does as little as possible - nothing, another upstream, a start, C(pg_rewind), or a new clone beside the old data
     directory, which is kept.
   - What only this member had is counted by table and its write-ahead log kept in C(/var/lib/dbops-fleet/lost).
@@ -143,6 +144,11 @@ synchronous:
   type: dict
   returned: success
   sample: {from: "", to: "ANY 1 (pg1, pg2)", not_told: {}}
+received:
+  description: Position that was received in the end.
+  type: str
+  returned: changed
+  sample: 0/60000A0
 replayed:
   description: Position that was replayed in the end.
   type: str

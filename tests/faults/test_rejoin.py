@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.tests.faults.pair import Pair, rejoined_servers
 from ansible_collections.dbops.fleet.tests.integration.servers import Servers
 
@@ -136,6 +137,18 @@ def test_r14_write_ahead_log_that_was_never_archived_is_kept(pair: Pair) -> None
     saved = Path(pair.rejoin().result["lost"]["saved"])
     assert ready <= {path.name for path in saved.iterdir()}
     pair.assert_follows()
+
+
+def test_r18_a_member_that_replays_late_only_has_to_receive(pair: Pair) -> None:
+    """What it has before its rejoin is consistent; what the new primary committed since comes an hour later."""
+    pair.n1.configure(recovery_min_apply_delay="1h")
+    pair.n2.wait_for_replay(pair.n1)
+    pair.n1.stop()
+    pair.take_over()
+    result = pair.rejoin().result
+    assert (result["action"], result["streaming"]) == ("start", True)
+    assert Lsn.parse(result["replayed"]) < Lsn.parse(result["received"])
+    assert pair.n1.value("SELECT count(*) FROM acked WHERE id = 5000") == 0
 
 
 def test_r10_a_primary_that_still_runs_is_refused_until_it_is_named(pair: Pair) -> None:

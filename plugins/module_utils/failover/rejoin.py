@@ -475,7 +475,7 @@ def _start_as_standby(order: Rejoin) -> None:
 
 
 def _prove(order: Rejoin) -> dict[str, Any]:
-    """It streams and has replayed a position that the primary reached after all this."""
+    """It streams and has replayed (a delayed replica: received) a position that the primary reached after all this."""
     with _connect(order) as connection:
         row = connection.execute("SELECT pg_current_wal_lsn()").fetchone()
     target = Lsn.parse(row[0]) if row else Lsn(0)
@@ -483,18 +483,26 @@ def _prove(order: Rejoin) -> dict[str, Any]:
     while True:
         facts = read_instance(order.instance, order.address).member
         streams = facts.receiver is not None and facts.receiver.status == "streaming"
-        if streams and facts.replay_lsn is not None and facts.replay_lsn >= target:
+        reached = facts.receive_lsn if facts.apply_delay_seconds else facts.replay_lsn
+        if streams and reached is not None and reached >= target:
             break
         if time.monotonic() >= deadline:
+            what = "receive" if facts.apply_delay_seconds else "replay"
             raise OperationFailed(
-                f"after {order.timeout:g} s it does not stream from {order.primary.name} and replay {target} "
+                f"after {order.timeout:g} s it does not stream from {order.primary.name} and {what} {target} "
                 f"({facts.error or f'it is {facts.state}'})",
                 host=order.name,
                 remedy="Read its log; if it loops on a timeline, run again with -e fleet_rejoin_method=clone.",
             )
         time.sleep(0.05)
     dropped = _drop_stale_slots(order)
-    return {"streaming": True, "replayed": str(facts.replay_lsn), "timeline": facts.timeline, "dropped_slots": dropped}
+    return {
+        "streaming": True,
+        "received": None if facts.receive_lsn is None else str(facts.receive_lsn),
+        "replayed": None if facts.replay_lsn is None else str(facts.replay_lsn),
+        "timeline": facts.timeline,
+        "dropped_slots": dropped,
+    }
 
 
 def _drop_stale_slots(order: Rejoin) -> list[str]:
