@@ -36,6 +36,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_steps import STEPS, Run
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.deadman import Deadman, arm, disarm
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.tests.faults.cluster import Bouncer, Cluster, seconds_between, wait_for_clients
 from ansible_collections.dbops.fleet.tests.faults.load import Load, LoadReport
 from ansible_collections.dbops.fleet.tests.faults.slow_login import SlowLogin
@@ -405,6 +406,21 @@ def test_s31_a_long_retry_interval_is_lowered_for_the_operation_and_set_back() -
         assert seconds_between(journal, "pause", "resume") < 1.5
         intervals = {server.value("SHOW wal_retrieve_retry_interval") for server in cluster.servers.values()}
         assert intervals == {"5s"}
+
+
+def test_the_unused_rest_of_a_segment_is_not_sent_while_clients_wait() -> None:
+    runs: list[Run] = []
+    received: list[Lsn] = []
+    with Cluster(archive_mode="on", archive_command="/bin/true") as cluster:
+        cluster.primary().sql("SELECT pg_switch_wal()")
+
+        def note_what_the_candidate_has(run: Run) -> None:
+            runs.append(run)
+            just_before(run.local, "stop", lambda: received.append(run.candidate.position().receive))
+
+        end, _ = cluster.switch(before=note_what_the_candidate_has)
+        assert end["state"] == "ok", end
+        assert 0 < Lsn.parse(runs[0].state["end"]) - received[0] < 2 << 20
 
 
 # --- S08: the worker is killed ---

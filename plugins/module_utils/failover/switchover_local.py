@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +50,14 @@ _STATES = (
 )
 _SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _RECORD = re.compile(r"len \(rec/tot\):\s*\d+/\s*(\d+),.*desc: CHECKPOINT_SHUTDOWN")
+
+# Whether the server archives, and so switches segments when it stops; bytes left of the present one; where it stands.
+_SEGMENT = """
+    SELECT current_setting('archive_mode'), size - mod(pg_wal_lsn_diff(at, '0/0'), size)::bigint, at::text
+      FROM pg_current_wal_insert_lsn() AS at, pg_size_bytes(current_setting('wal_segment_size')) AS size
+"""
+_FILL = "SELECT pg_logical_emit_message(true, 'dbops.fleet', repeat(' ', %s::int))"
+_FILL_BYTES = 16 << 20
 
 T = TypeVar("T")
 
@@ -169,6 +178,13 @@ class LocalPrimary:
         except PortError:
             self._senders = {}
 
+    def cut_off(self, names: Collection[str]) -> None:
+        """By what was remembered at the stop: looking through all processes would cost clients a moment."""
+        for pid, name in self._senders.items():
+            if name in names:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
     def terminate_senders(self, keep: str) -> int:
         """Of a server that shuts down: walsenders wait until their clients have confirmed all, which may be never."""
         postmaster = self.instance.pid
@@ -215,6 +231,18 @@ class LocalPrimary:
     def checkpoint(self) -> None:
         """CHECKPOINT, however long it takes."""
         self._sql(lambda connection: connection.execute("CHECKPOINT"), timeout=3600.0)
+
+    def fill_segment(self, leave: int) -> Lsn:
+        """With messages that nobody reads; what commits is flushed and sent at once."""
+
+        def fill(connection: psycopg.Connection[Any]) -> Lsn:
+            while True:
+                archives, left, end = connection.execute(_SEGMENT).fetchone() or ("off", 0, "0/0")
+                if archives == "off" or left <= leave:
+                    return Lsn.parse(end)
+                connection.execute(_FILL, [min(left - leave, _FILL_BYTES)])
+
+        return self._sql(fill, timeout=60.0)
 
     def writers(self) -> Sequence[Writer]:
         """Client sessions, other than this one, that have written something they have not committed."""

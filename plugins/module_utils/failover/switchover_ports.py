@@ -9,7 +9,7 @@ simulated cluster. Every method may raise PortError (nothing is known about whet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,6 +117,9 @@ class LocalServer(Protocol):
     def checkpoint(self) -> None:
         """CHECKPOINT."""
 
+    def fill_segment(self, leave: int) -> Lsn:
+        """Use the present segment of write-ahead log up, all but so many bytes; where it ends then."""
+
     def writers(self) -> Sequence[Writer]:
         """Sessions that have a transaction with writes open."""
 
@@ -134,6 +137,9 @@ class LocalServer(Protocol):
 
     def stop(self, mode: str) -> None:
         """Ask the postmaster to shut down, "fast" or "immediate"; does not wait."""
+
+    def cut_off(self, names: Collection[str]) -> None:
+        """Of a server that was just asked to stop: end the walsenders of these application names."""
 
     def terminate_senders(self, keep: str) -> int:
         """End the walsenders of all but one application name; the number of them."""

@@ -35,6 +35,8 @@ CANDIDATES_RETRY = "20ms"
 # The others try again at once when they are pointed at the new primary: a reload wakes them. Until then each try to
 # reach the stopped one, at the 100 ms of the role, costs a processor 20 ms while clients wait.
 SIBLINGS_RETRY = "1s"
+# Bytes of a segment for what clients write between the last look and the stop.
+SEGMENT_LEFT = 1 << 20
 
 
 class StepFailed(Exception):
@@ -238,12 +240,17 @@ def checkpoint(run: Run) -> None:
 
 
 def catch_up(run: Run) -> None:
-    """Wait until the candidate has replayed all that it had received a moment ago, and receives."""
-    first = run.candidate.position()
+    """Wait until the candidate has replayed all that it had received a moment ago, and receives.
+
+    A server that archives switches to a new segment when it stops (ShutdownXLOG in xlog.c), and sends the unused rest
+    of the old one, up to 16 MB, while clients wait. So most of it is used up before.
+    """
+    filled = run.local.fill_segment(SEGMENT_LEFT)
+    first = max(run.candidate.position().receive, filled)
 
     def ready() -> bool:
         now = run.candidate.position()
-        return now.in_recovery and now.streaming and now.replay >= first.receive
+        return now.in_recovery and now.streaming and now.replay >= first
 
     run.wait(ready, run.request.budgets.catch_up, f"{run.request.new.name} does not catch up", tick=0.05)
 
@@ -297,6 +304,8 @@ def stop(run: Run) -> dict[str, Any]:
     began = run.clock.monotonic()
     deadline = began + run.within_pause(run.request.budgets.pause)
     run.local.stop("fast")
+    # They get the rest from the new primary. Until then each would be sent all that the candidate is sent.
+    run.local.cut_off([place.name for place in run.request.siblings])
     hurried = False
     while (control := run.local.control()).state != "shut down":
         now = run.clock.monotonic()

@@ -262,11 +262,6 @@ def _printed(value: Value) -> str:
     return text
 
 
-def quote_setting(value: str) -> str:
-    """A value as it stands in a configuration file: always in quotes, which every setting allows."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
 def read_conf_value(text: str, name: str) -> str | None:
     """The value that a configuration file gives to a setting; the last one counts. None where it does not name it."""
     found = None

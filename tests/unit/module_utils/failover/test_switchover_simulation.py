@@ -10,7 +10,7 @@ poolers with files and timers, hosts that lose power and boot, clients that writ
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -288,6 +288,9 @@ class SimulatedServer:
     def checkpoint(self) -> None:
         self._sql("checkpoint", lambda _: None)
 
+    def fill_segment(self, leave: int) -> Lsn:
+        return self._sql("fill", lambda server: Lsn(len(server.log)))
+
     def writers(self) -> Sequence[Writer]:
         return self._sql("writers", lambda _: [])
 
@@ -323,6 +326,9 @@ class SimulatedServer:
                 server.running = "stopping"
 
         self._host(f"stop {mode}", ask)
+
+    def cut_off(self, names: Collection[str]) -> None:
+        self._host("cut walsenders off", lambda _: None)
 
     def terminate_senders(self, keep: str) -> int:
         return int(self._host("terminate walsenders", lambda _: 0))

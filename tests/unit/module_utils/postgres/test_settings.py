@@ -12,7 +12,6 @@ import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.settings import (
     PROFILES,
-    quote_setting,
     read_conf_value,
     recommended_settings,
 )
@@ -91,4 +90,3 @@ def test_configuration_files_are_read_as_postgresql_reads_them() -> None:
     assert read_conf_value(text, "port") == "5434"
     assert read_conf_value(text, "data_directory") == "/srv/it's"
     assert read_conf_value(text, "ssl") is None
-    assert quote_setting("it's") == "'it''s'"
