@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.dbops.fleet.tests.integration.repository.engine import Engine, directory
+from ansible_collections.dbops.fleet.tests.integration.repository.engine import Engine, clean, directory
+from ansible_collections.dbops.fleet.tests.integration.servers import Servers, wait_until
 
 ONE = {"daily": 0, "weekly": 0, "monthly": 0, "window_days": 0, "verified": 0}
 
@@ -122,6 +125,54 @@ def test_a_drill_restores_checks_and_records_what_it_measured(engine: Engine) ->
     wrong = engine.json("drill", *words[:2], "--check", "postgres", "SELECT count(*) = 6 FROM t", status=1)
     assert "is not true of the restored copy" in wrong["message"]
     assert engine.json("list")[0]["verified"]["good"] is False
+
+
+def test_a_drill_waits_for_no_standby_of_the_cluster_that_it_copies(engine: Engine) -> None:
+    engine.rows(1)
+    # In postgresql.auto.conf, which the backup has too; the running server is not told.
+    engine.server.sql("ALTER SYSTEM SET synchronous_standby_names = 'db2'")
+    backup(engine)
+    scratch = directory(engine.servers.root / "scratch")
+    assert engine.json("drill", "--scratch", str(scratch))["good"]
+
+
+def test_what_a_killed_drill_leaves_is_removed_by_the_next_and_a_running_one_is_left_alone(
+    engine: Engine, servers: Servers
+) -> None:
+    engine.rows(1)
+    backup(engine)
+    scratch = directory(engine.servers.root / "scratch")
+    words = ("drill", "--scratch", str(scratch))
+    process = subprocess.Popen(
+        engine.command(*words, "--check", "postgres", "SELECT pg_sleep(600) IS NOT NULL"),
+        env=clean(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def checking() -> list[Path]:
+        return [
+            path for path in scratch.glob("*/data/postmaster.pid") if not (path.parent / "dbops-restore.json").exists()
+        ]
+
+    try:
+        wait_until(checking, "the checks of the copy", 60)
+        (pid_file,) = checking()
+        outlived = Path("/proc") / pid_file.read_text().split("\n", 1)[0]
+        assert "Another drill of this instance is running" in engine.dbops(*words, status=1).stderr
+        # That of another instance in the same place goes on beside it, and does not touch it.
+        with engine.sibling(servers.replica("db2", of=engine.server)) as other:
+            assert other.json(*words)["good"]
+        assert outlived.exists()
+        assert pid_file.exists()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert outlived.exists()
+    assert engine.json(*words)["good"]
+    assert not outlived.exists()
+    assert list(scratch.iterdir()) == []
 
 
 def test_the_metrics_say_when_things_last_went_well(engine: Engine) -> None:

@@ -100,6 +100,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "lock",
         "maintain/check",
         "maintain/drill",
+        "maintain/drill_place",
         "maintain/expire",
         "repository",
         "restore/files",

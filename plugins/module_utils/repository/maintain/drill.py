@@ -18,6 +18,8 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Verification
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.lock import only_one
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.maintain import drill_place
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import run
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import PrivateServer
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
@@ -30,6 +32,9 @@ _SETTINGS = {
     "ssl": "off",
     "logging_collector": "off",
     "autovacuum": "off",
+    "primary_conninfo": "",
+    # pg_amcheck makes its extension in the copy, and no standby will confirm that.
+    "synchronous_standby_names": "",
 }
 
 
@@ -66,14 +71,15 @@ def drill(
         checks: the user's own.
 
     Raises:
-        Refused: the target cannot be reached, or the directory is not fit. Nothing is recorded: no backup was tried.
+        Refused: the target cannot be reached, the directory is not fit, or another drill of this instance is running.
+            Nothing is recorded: no backup was tried.
     """
     tried = target.backup or _newest(shelf)
     started = time.time()
     figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="dbops-drill-", dir=directory) as scratch:
-        data = Path(scratch) / "data"
-        mapping = _tablespaces(shelf, tried, Path(scratch))
+    with only_one(config, "drill"), drill_place.scratch(directory) as scratch:
+        data = scratch / drill_place.DATA
+        mapping = _tablespaces(shelf, tried, scratch)
         request = run.Request(target, data, "scratch", mapping)
         tried = run.plan(shelf, request).choice.backup.id
         try:
