@@ -47,6 +47,8 @@ options:
       - V(staged) is for a change of roles. It logs in to each server that O(databases) names alone, as PgBouncer would,
         writes the files as V(present) but tells no process, and starts the dead-man of O(operation). When that has to
         end a pause, it has the files read first if the server that they name is a primary by then.
+        One operation at a time can have servers staged for databases of its own. As long as it has, states that would
+        have the files read for other databases wait half a minute and then refuse.
       - V(settled) is V(present), and then stops the dead-man of O(operation).
     type: str
     choices: [present, absent, paused, resumed, killed, reloaded, reconnected, armed, disarmed, staged, settled]

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.read import rea
 
 # Obstacles that an operator who pauses by hand is told of, but not refused for.
 _ONLY_WARNED_OF = ("wait_limit", "login_retry", "already_paused")
+# How long another operation may take to use the servers that it has staged, or to take them back: some seconds, unless
+# it was interrupted.
+_PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,10 @@ def manage(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     try:
         named = params["databases"]
         params = {**params, "databases": named or []}
-        if params["state"] in ("present", "absent"):
-            return files.make_present(params, check_mode)
-        if params["state"] == "settled":
-            return _settled(params, check_mode)
+        if params["state"] in ("present", "absent", "settled"):
+            with _no_others(params, _PATIENCE_SECONDS):
+                write = _settled if params["state"] == "settled" else files.make_present
+                return write(params, check_mode)
         if named == []:
             raise Refused("No database is named", remedy="Name some, or leave databases out to act on all of them.")
         endpoints = _endpoints(params)
@@ -85,6 +91,30 @@ def _endpoints(params: Mapping[str, Any]) -> list[Endpoint]:
     if not path.is_file():
         raise OperationFailed(f"There is no {path} to read the console's socket from", remedy="Set endpoints.")
     return [files.local_endpoint(path.read_text(), params["config_file"])]
+
+
+@contextlib.contextmanager
+def _no_others(params: Mapping[str, Any], patience_seconds: float) -> Iterator[None]:
+    """Have the files alone, and in them no servers that another operation has staged: a RELOAD would use them too soon.
+
+    Raises:
+        Refused: there are some, and they did not go in time.
+    """
+    own = {database["name"] for database in params["databases"]}
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        with files.locked(params["config_file"]):
+            others = deadman.staged_by_others(params["operation"], own)
+            if not others:
+                yield
+                return
+        if time.monotonic() >= deadline:
+            staged = "; ".join(f"{other} for {', '.join(names)}" for other, names in others.items())
+            raise Refused(
+                f"Another change of roles has named servers in PgBouncer's files that are not to be used yet: {staged}",
+                remedy="Wait for its end. Was it interrupted? Run its playbook again, which finishes or takes it back.",
+            )
+        time.sleep(_LOOK_SECONDS)
 
 
 def _all_databases(facts: Sequence[PoolerFacts]) -> list[str]:
@@ -157,8 +187,9 @@ def _killed(do: _Request) -> Outcome:
 
 
 def _reloaded(do: _Request) -> Outcome:
-    if not do.check_mode:
-        _act(replace(do, names=[]), Poolers.reload)
+    with _no_others(do.params, _PATIENCE_SECONDS):
+        if not do.check_mode:
+            _act(replace(do, names=[]), Poolers.reload)
     return Outcome(True)
 
 
@@ -186,9 +217,11 @@ def _staged(do: _Request) -> Outcome:
         for server in servers.values():
             _log_in(server, facts)
     wanted = replace(_deadman(do), databases=tuple(servers), staged=servers)
-    outcome = files.stage(do.params, do.check_mode)
-    if not do.check_mode:
-        deadman.arm(wanted)
+    # Two at a time would each bring the other's servers into use, by their RELOAD in the pause.
+    with _no_others(do.params, 0.0):
+        outcome = files.stage(do.params, do.check_mode)
+        if not do.check_mode:
+            deadman.arm(wanted)
     return replace(outcome, changed=True)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
+import contextlib
 import inspect
 import json
 import os
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,28 @@ def armed(directory: Path | None = None) -> tuple[str, ...]:
     directory = directory or DIRECTORY
     configs = sorted(directory.glob("*.json")) if directory.is_dir() else []
     return tuple(config.stem for config in configs if _pids(config))
+
+
+def staged_by_others(
+    operation: str, databases: Collection[str], directory: Path | None = None
+) -> dict[str, tuple[str, ...]]:
+    """What other operations have staged here: any RELOAD of a process reads it, for whatever that RELOAD is meant.
+
+    Args:
+        operation: the one that asks.
+        databases: those that it writes itself, and with that takes over from the others.
+
+    Returns:
+        The operations whose dead-men run here, each with the databases whose file names another server.
+    """
+    directory = directory or DIRECTORY
+    found = {}
+    for other in armed(directory):
+        if other != operation:
+            with contextlib.suppress(FileNotFoundError):  # it was sent home just now
+                staged = json.loads((directory / f"{other}.json").read_text())["staged"]
+                found[other] = tuple(name for name in staged if name not in databases)
+    return {other: names for other, names in found.items() if names}
 
 
 def _start_detached(program: Path, config: Path) -> None:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import grp
 import os
 import pwd
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,25 @@ def stage(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         try_files(wanted.config_file, changed, owner)
         _write(changed, owner)
     return Outcome(bool(changed), {"changed_files": sorted(changed)}, diff=diff(wanted, found, changed))
+
+
+@contextlib.contextmanager
+def locked(config_file: str) -> Iterator[None]:
+    """Nobody else who comes this way writes the files meanwhile, for another cluster for instance.
+
+    The lock is the kernel's, on the directory of the main file; it ends with the process.
+    """
+    try:
+        descriptor = os.open(Path(config_file).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Where there is no directory yet there is nothing to lose.
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def running_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> list[Endpoint]:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,70 @@ def test_a_pause_that_fails_leaves_the_dead_man_that_was_armed_before(pool1: Poo
     assert deadman.armed() == ("manual",)
     commands.manage(params(pool1, state="resumed", databases=[entry("orders")]), False)
     assert deadman.armed() == ()
+
+
+@pytest.fixture
+def two_clusters(poolers: Poolers, database: Server, servers: Servers) -> Iterator[tuple[Pooler, Server]]:
+    """A pooler of the clusters orders and billing, and the standby-to-be of both."""
+    place = f"host={database.address} port={database.port} dbname=postgres"
+    pooler = poolers.start("shared", {"*": place}, auth_user="postgres")
+    wanted = [entry("orders", database, dbname="postgres"), entry("billing", database, dbname="postgres")]
+    commands.manage(params(pooler, databases=wanted), False)
+    yield pooler, servers.primary("db3")
+    for operation in deadman.armed():
+        deadman.disarm(operation)
+
+
+def test_no_reload_for_one_cluster_uses_what_is_only_staged_for_another(
+    two_clusters: tuple[Pooler, Server], database: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pooler, new = two_clusters
+    monkeypatch.setattr(commands, "_PATIENCE_SECONDS", 0.5)
+
+    def ask(state: str, name: str, server: Server | None = None, operation: str = "manual") -> Any:
+        databases = [entry(name, server, dbname="postgres")]
+        more = {"databases": databases, "operation": operation, "max_pause_seconds": 60.0}
+        return commands.manage(params(pooler, state=state, **more), False)
+
+    def used() -> dict[str, int]:
+        return {name: pooler.query(name, "SELECT inet_server_port()") for name in ("orders", "billing")}
+
+    both_old = {"orders": database.port, "billing": database.port}
+    ask("staged", "billing", new, "of-billing")
+    for state, operation in (("staged", "of-orders"), ("present", "manual"), ("settled", "of-orders")):
+        with pytest.raises(Refused, match="not to be used yet: of-billing for billing"):
+            ask(state, "orders", new, operation)
+    with pytest.raises(Refused, match="of-billing for billing"):
+        commands.manage(params(pooler, state="reloaded"), False)
+    assert used() == both_old
+    # What is staged for a cluster may be replaced for that cluster: by a rerun, by a failover.
+    ask("staged", "billing", new, "of-billing-again")
+    ask("present", "billing", database)
+    assert used() == both_old
+    for operation in ("of-billing", "of-billing-again"):
+        ask("settled", "billing", database, operation)
+    assert deadman.armed() == ()
+    ask("staged", "orders", new, "of-orders")
+    ask("settled", "orders", new, "of-orders")
+    assert used() == {**both_old, "orders": new.port}
+
+
+def test_a_reload_waits_for_the_end_of_what_is_staged(two_clusters: tuple[Pooler, Server], database: Server) -> None:
+    pooler, new = two_clusters
+    staged = [entry("billing", new, dbname="postgres")]
+    more = {"operation": "of-billing", "max_pause_seconds": 60.0}
+    commands.manage(params(pooler, state="staged", databases=staged, **more), False)
+    orders = [entry("orders", new, dbname="postgres")]
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(commands.manage, params(pooler, databases=orders), False)
+        # As long as it has been staged: the other one looks several times meanwhile.
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1.0)
+        before = [entry("billing", database, dbname="postgres")]
+        commands.manage(params(pooler, state="settled", databases=before, **more), False)
+        assert waiting.result(timeout=10.0).changed
+    assert pooler.query("orders", "SELECT inet_server_port()") == new.port
+    assert pooler.query("billing", "SELECT inet_server_port()") == database.port
 
 
 def test_an_unknown_database_or_a_dead_pooler_is_refused(pool1: Pooler) -> None:
