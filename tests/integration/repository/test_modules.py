@@ -79,6 +79,14 @@ def test_an_archive_that_begins_after_a_promotion_has_its_history_and_restores(f
     server.value("SELECT pg_promote()")
     call(fresh, "wal_archive")
     assert fresh.objects("*/wal/history/00000002.history-*")
+    assert not call(fresh, "wal_archive")["changed"]
+    # As in a repository that was away when the timeline began.
+    for path in fresh.objects("*/wal/history/*"):
+        path.unlink()
+    assert call(fresh, "wal_archive", check=True)["changed"]
+    assert not fresh.objects("*/wal/history/*")
+    assert call(fresh, "wal_archive")["changed"]
+    assert fresh.objects("*/wal/history/00000002.history-*")
     fresh.dbops("backup")
     report = fresh.json("restore", "--to", str(directory(fresh.servers.root / "to") / "data"))
     assert report["new_timeline"] == 3

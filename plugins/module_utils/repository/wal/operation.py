@@ -12,7 +12,8 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
-from ansible_collections.dbops.fleet.plugins.module_utils.repository import account, server, systems
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import TimelineHistory, history_file_name
+from ansible_collections.dbops.fleet.plugins.module_utils.repository import account, layout, server, systems
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import repository as repositories
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
@@ -33,27 +34,36 @@ class Need:
 
     Attributes:
         repositories: names of those that do not know this cluster.
+        histories: files of `pg_wal` that a repository lacks: its name, and theirs.
         settings: of the server, to be set.
         restart: whether the server archives only after a restart.
     """
 
     repositories: tuple[str, ...]
+    histories: dict[str, tuple[str, ...]]
     settings: dict[str, str]
     restart: bool
 
     @property
     def anything(self) -> bool:
-        return bool(self.repositories or self.settings)
+        return bool(self.repositories or self.histories or self.settings)
 
 
 def needed(
-    view: ServerView, unknown_to: tuple[str, ...], *, archive_command: str, timeout_setting: str, archive_timeout: str
+    view: ServerView,
+    unknown_to: tuple[str, ...],
+    histories: dict[str, tuple[str, ...]],
+    *,
+    archive_command: str,
+    timeout_setting: str,
+    archive_timeout: str,
 ) -> Need:
     """Compare. Decides only.
 
     Args:
         view: the server's.
         unknown_to: repositories that do not know this cluster.
+        histories: what repositories lack of the server's own.
         archive_command: ours.
         timeout_setting: the server's archive_timeout, in seconds.
         archive_timeout: the wanted one, in seconds.
@@ -64,7 +74,7 @@ def needed(
     off = view.archive_mode == "off"
     if off:
         settings["archive_mode"] = "on"
-    return Need(unknown_to, settings, off)
+    return Need(unknown_to, histories, settings, off)
 
 
 def ensure(params: dict[str, Any], check_mode: bool) -> Outcome:
@@ -79,13 +89,15 @@ def ensure(params: dict[str, Any], check_mode: bool) -> Outcome:
             need = needed(
                 view,
                 tuple(settings.name for settings in config.repositories if not _knows(settings, config, cluster)),
+                {} if view.in_recovery else _lacking(view.timeline, config, cluster),
                 archive_command=ours,
                 timeout_setting=row["setting"],
                 archive_timeout=str(params["archive_timeout"]),
             )
             before = _described(config, need, view, row["setting"])
             warnings = _warnings(config, cluster, need)
-            after = {**before, **need.settings, "repositories": [settings.name for settings in config.repositories]}
+            wanted = {"repositories": [settings.name for settings in config.repositories], "histories_lacking": {}}
+            after = {**before, **need.settings, **wanted}
             if need.anything and not check_mode:
                 _apply(session, config, cluster, need)
         if need.restart:
@@ -149,22 +161,45 @@ def _described(config: Config, need: Need, view: ServerView, archive_timeout: st
         "archive_command": view.archive_command,
         "archive_timeout": archive_timeout,
         "repositories": [one.name for one in config.repositories if one.name not in need.repositories],
+        "histories_lacking": {name: list(files) for name, files in need.histories.items()},
     }
 
 
-def _apply(session: Any, config: Config, cluster: Cluster, need: Need) -> None:
-    """Repositories first: the server must not be told to archive into what is not there.
+def _lacking(timeline: int, config: Config, cluster: Cluster) -> dict[str, tuple[str, ...]]:
+    """Histories of the line of a primary's timeline that are in `pg_wal` but not in a repository.
 
-    The server archives the history of a timeline once, when it begins; a repository that comes later gets it here.
+    The server archives the history of a timeline once, when it begins. A repository that came later or was away then
+    has none, nor has one that a restore did not tell when it promoted.
     """
+    directory = Path(config.data_directory, "pg_wal")
+    try:
+        text = (directory / history_file_name(timeline)).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    line = [history_file_name(one) for one in TimelineHistory.parse(timeline, text).timelines]
+    mine = [name for name in line if (directory / name).exists()]
+    found = {}
+    for settings in config.repositories:
+        known: set[str] = set()
+        with contextlib.suppress(StoreUnavailable):  # there is none yet
+            store = repositories.open_repository(settings, config).store
+            keys = (item.key for item in store.list(layout.wal_directory(cluster.system, mine[0]))) if mine else ()
+            known = {parsed[0] for key in keys if (parsed := layout.parse_wal_object(key)) is not None}
+        if missing := tuple(name for name in mine if name not in known):
+            found[settings.name] = missing
+    return found
+
+
+def _apply(session: Any, config: Config, cluster: Cluster, need: Need) -> None:
+    """Repositories first: the server must not be told to archive into what is not there."""
     for settings in config.repositories:
         if settings.name in need.repositories:
             repositories.init(
                 settings, config, system=cluster.system, major=cluster.major, segment_size=cluster.segment_size
             )
+        for name in need.histories.get(settings.name, ()):
             opened = repositories.open_repository(settings, config)
-            for path in sorted(Path(config.data_directory, "pg_wal").glob("*.history")):
-                push([opened], cluster, path, level=config.wal.level)
+            push([opened], cluster, Path(config.data_directory, "pg_wal", name), level=config.wal.level)
     for name, value in need.settings.items():
         session.execute(f"alter system set {name} = {_literal(session, value)}")
     if need.settings:
