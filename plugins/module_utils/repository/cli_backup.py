@@ -188,6 +188,8 @@ def _restore(config: Config, options: argparse.Namespace) -> int:
             for line in error.details.get("log", ()):
                 print(f"  | {line}", file=sys.stderr)
             raise
+    for warning in report.get("warnings", ()):
+        print(f"dbops: {warning}", file=sys.stderr)
     if options.json:
         print(json.dumps(report))
     else:

@@ -432,3 +432,22 @@ def test_after_a_rewind_the_newest_state_is_that_of_no_timeline_until_one_is_nam
         assert len(content(started(second, place(engine), "third"))) == 7
         second.dbops("backup")
         assert second.json("restore", "--to", str(place(engine)), "--dry-run")["timeline"] == 2
+
+
+def test_every_repository_is_told_of_the_timeline_of_a_promotion_and_one_that_is_away_is_named(engine: Engine) -> None:
+    away = directory(engine.servers.root / "away")
+    second = {"name": "second", "type": "directory", "path": str(away)}
+    engine.configure(repositories=[*engine.settings["repositories"], second])
+    engine.dbops("init")
+    engine.rows(1)
+    engine.dbops("backup")
+    engine.archive()
+    first_try = directory(engine.servers.root / "first") / "data"
+    assert engine.json("restore", "--to", str(first_try), *PROMOTE)["warnings"] == []
+    assert list(away.glob("*/wal/history/00000002.history-*.zst"))
+    away.rename(away.with_name("gone"))
+    report = engine.json("restore", "--to", str(place(engine)), *PROMOTE)
+    assert report["new_timeline"] == 3
+    (told,) = report["warnings"]
+    assert "Repository second was not told of timeline 3" in told
+    assert engine.objects("*/wal/history/00000003.history-*.zst")

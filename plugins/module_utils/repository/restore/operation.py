@@ -60,7 +60,8 @@ def restore(params: dict[str, Any], check_mode: bool) -> Outcome:
             return Outcome(True, {**facts, "plan": plan, "report": None}, after=plan)
         report = run.restore(config, params["config_file"], params["engine_directory"], shelf, request)
         record.write_text(json.dumps({"asked": asked, "report": report}), encoding="utf-8")
-    return Outcome(True, {**facts, "plan": None, "report": report}, after=report)
+    told = tuple(report.get("warnings", ()))
+    return Outcome(True, {**facts, "plan": None, "report": report}, after=report, warnings=told)
 
 
 @contextlib.contextmanager

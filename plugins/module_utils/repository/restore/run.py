@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.timeline import history_file_name
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import files, leftover, place
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.recovery import auto_conf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.replay import Replayed, replay
@@ -181,7 +184,7 @@ def _carry_out(
         )
         report |= _told(replayed, time.monotonic() - copied)
         if request.action == "promote":
-            _archive_history(config, shelf, request.directory, decided.choice, replayed.timeline)
+            report["warnings"] = _archive_history(config, shelf, request.directory, decided.choice, replayed.timeline)
     files.finish(request.directory)
     return report | {"seconds": round(time.monotonic() - started, 3)}
 
@@ -198,14 +201,29 @@ def _told(replayed: Replayed, seconds: float) -> dict[str, Any]:
     }
 
 
-def _archive_history(config: Config, shelf: Shelf, directory: Path, choice: Choice, timeline: int) -> None:
+def _archive_history(config: Config, shelf: Shelf, directory: Path, choice: Choice, timeline: int) -> list[str]:
     """The server was promoted with archiving off, so nobody else will archive the history of its new timeline.
 
     It also claims the timeline's number: a second restore that took the same one is refused here.
+
+    Returns:
+        Why repositories other than the one that was restored from do not have it; `wal_archive` tries again.
     """
     backup = choice.backup
     cluster = Cluster(int(backup.system), backup.major, backup.segment_size)
-    push([shelf.repository], cluster, directory / "pg_wal" / f"{timeline:08X}.history", level=config.wal.level)
+    history = directory / "pg_wal" / history_file_name(timeline)
+    push([shelf.repository], cluster, history, level=config.wal.level)
+    failed = []
+    for settings in config.repositories:
+        if settings.name == shelf.repository.name:
+            continue
+        try:
+            other = open_repository(settings, config)
+            other.check_system(cluster.system, cluster.major)
+            push([other], cluster, history, level=config.wal.level)
+        except FleetError as error:
+            failed.append(f"Repository {settings.name} was not told of timeline {timeline}: {error}")
+    return failed
 
 
 def _write_auto_conf(request: Request) -> None:
