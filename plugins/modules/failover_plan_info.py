@@ -108,6 +108,7 @@ plan:
         - V(fail_over), or V(refuse).
         - V(restart) - start PostgreSQL on the primary's host again.
         - V(finish) - an interrupted failover has its new primary already.
+        - V(put_back) - the primary of an interrupted failover answers again, and its replicas have to follow it again.
       type: str
       sample: fail_over
     primary:

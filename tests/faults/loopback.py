@@ -124,7 +124,7 @@ class LoopbackCluster:
     def request(self, *rungs: Rung, **orders: Any) -> tuple[FailoverPlan, FailoverRequest | None]:
         """What the playbook would decide now, and the order that the worker would get."""
         plan = self.plan(**({"restart_crashed": False} | orders))
-        if plan.action not in ("fail_over", "finish") or plan.request is None:
+        if plan.action not in ("fail_over", "finish", "put_back") or plan.request is None:
             return plan, None
         self.operations += 1
         request = replace(

@@ -56,6 +56,29 @@ def test_f02_a_killed_worker_leaves_one_primary_at_most_and_a_rerun_finishes(
         sibling.wait_for_replay(new)
 
 
+def test_f22_an_interrupted_failover_whose_primary_comes_back_is_put_back(tmp_path: Path) -> None:
+    """Frozen replicas follow nobody, and the commits of a synchronous cluster would wait for ever."""
+    with Servers() as servers:
+        cluster = LoopbackCluster(servers, tmp_path, synchronous_standby_names="ANY 1 (n1, n2, n3)")
+        cluster.n1.freeze()
+        cluster.cut.add("n1")
+        plan, request = cluster.request()
+        assert request is not None, plan
+        directory = cluster.state(str(plan.worker))
+        killed_at_entry("done", "freeze", lambda: unplanned_worker.work(request, directory))
+        cluster.n1.thaw()
+        cluster.cut.clear()
+        end = cluster.fail_over()
+        assert end["plan"].action == "put_back"
+        assert (end["state"], end["problems"], end["next"]) == ("rolled_back", [], ""), end
+        for name in ("n2", "n3"):
+            cluster.servers[name].wait_for_streaming()
+        cluster.n1.sql("INSERT INTO acked VALUES (1)")
+        assert cluster.primaries() == ["n1"]
+        # Nothing is left to put back.
+        assert cluster.fail_over()["refusals"] == ["alive"]
+
+
 def test_f02_a_worker_that_ended_alone_is_finished_and_not_taken_for_a_false_alarm(tmp_path: Path) -> None:
     """ansible-playbook was killed: nobody let clients go, and no record of the failover was left on the members."""
     with Servers() as servers:

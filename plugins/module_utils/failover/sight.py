@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import journal
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.confirm import FRESH_SECONDS, Probe, Stream
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_engine import promoting
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_engine import promoting, unfinished
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Sight, Target
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.wal_end import wal_end
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import session
@@ -85,6 +85,7 @@ def look(
         instance.unit if instance is not None else None,
         _free_mb(instance),
         instance is not None and (instance.data_directory / "standby.signal").exists(),
+        newest.request["request"]["old"]["name"] if newest is not None and unfinished(newest) else None,
     )
 
 

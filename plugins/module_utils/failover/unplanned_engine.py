@@ -14,7 +14,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_ste
     POINT_OF_NO_RETURN,
     STEPS,
     Run,
+    note,
     sentence,
+    upstream,
 )
 
 NAMES = tuple(step.name for step in STEPS)
@@ -71,6 +73,16 @@ def roll_back(run: Run, journal: Journal, title: str, error: Exception, begun: t
 
     An undo that fails is told and does not stop the rest.
     """
+    _undo(run, journal, begun)
+    refused = isinstance(error, Refused)
+    reason = error.message if isinstance(error, Refused) else f"{title}: {sentence(error)}"
+    advice = (error.remedy or "") if isinstance(error, Refused) else _again(run.request)
+    details = error.details if isinstance(error, Refused) else {}
+    return _end(run, journal, "refused" if refused else "rolled_back", reason, advice, details)
+
+
+def _undo(run: Run, journal: Journal, begun: tuple[str, ...]) -> None:
+    """Undo these steps; what cannot be undone is left in `run.problems`."""
     failures = []
     for step in reversed(STEPS):
         if step.name not in begun or step.undo is None:
@@ -84,11 +96,21 @@ def roll_back(run: Run, journal: Journal, title: str, error: Exception, begun: t
         else:
             _note(run, journal, "undone", step.name)
     run.problems = failures
-    refused = isinstance(error, Refused)
-    reason = error.message if isinstance(error, Refused) else f"{title}: {sentence(error)}"
-    advice = (error.remedy or "") if isinstance(error, Refused) else _again(run.request)
-    details = error.details if isinstance(error, Refused) else {}
-    return _end(run, journal, "refused" if refused else "rolled_back", reason, advice, details)
+
+
+def put_back(run: Run, journal: Journal) -> dict[str, Any]:
+    """Take back what an interrupted failover, which `adopt` has read, left: its primary answers again."""
+    known: dict[str, str] = run.state.get("conninfo", {})
+    noted = note(run)
+    conninfo = {**noted["conninfo"], **known}
+    for member in run.request.replicas:
+        if member.name not in conninfo and member.name not in noted["unread"]:
+            conninfo[member.name] = upstream(run, member, run.request.old)
+    run.state["conninfo"] = conninfo
+    _undo(run, journal, NAMES[:NO_RETURN])
+    old = run.request.old.name
+    reason = f"{old} answers again; what an interrupted failover had changed was put back"
+    return _end(run, journal, "rolled_back", reason, _again(run.request) if run.problems else "")
 
 
 def _finished(run: Run, journal: Journal) -> dict[str, Any]:
@@ -128,9 +150,22 @@ def adopt(run: Run, earlier: Progress) -> int:
         if source and "catch_up" in earlier.begun:
             borrower = run.request.replica(earlier.state["candidate"])
             run.state |= {"lent_slot": [source, borrower.slot], "borrower": borrower.name}
+        elif "lent_slot" in earlier.state:
+            run.state |= {name: earlier.state[name] for name in ("lent_slot", "borrower")}
+        if run.request.put_back:
+            run.state = {**earlier.state, **run.state}
         return 0
     run.state.update(earlier.state)
     return NO_RETURN
+
+
+def unfinished(progress: Progress) -> bool:
+    """Whether a failover that promoted nobody may have left replicas without their primary."""
+    if POINT_OF_NO_RETURN in progress.begun:
+        return False
+    return progress.end is None or (
+        progress.end["state"] in ("refused", "rolled_back") and bool(progress.end["problems"])
+    )
 
 
 def promoting(progress: Progress) -> str | None:

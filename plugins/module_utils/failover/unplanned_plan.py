@@ -79,7 +79,8 @@ class FailoverPlan(Record):
 
     Attributes:
         action: "fail_over", "restart" (start PostgreSQL again where it only crashed), "finish" (an interrupted failover
-            whose candidate is the primary already), "refuse".
+            whose candidate is the primary already), "put_back" (the primary of an interrupted failover answers again,
+            and its replicas do not follow it), "refuse".
         primary: the lost one; None where it cannot be told.
         worker: the host that carries it out.
         election: as far as positions are known before replicas are frozen; the worker elects again.
@@ -138,6 +139,17 @@ def plan_failover(
         )
     confirmation = _confirmation(primary, facts, sights, cluster)
     forced = orders.force == cluster and confirmation.verdict == "alive"
+    left = next((sight for sight in sights if sight.unfinished == primary), None)
+    if confirmation.verdict == "alive" and left and _frozen(facts) and not forced and not refusals:
+        return FailoverPlan(
+            "put_back",
+            primary,
+            confirmation=confirmation,
+            worker=left.vantage,
+            request=replace(_request(cluster, primary, members, facts, sights, orders, None), put_back=True),
+            steps=(f"Let the replicas follow {primary} again", f"Point every pooler at {primary} and let clients go"),
+            reason=f"{primary} is alive, and an interrupted failover has cut its replicas off",
+        )
     if not confirmation.allows_failover and not forced:
         refusals.append(Refusal(confirmation.verdict, confirmation.reason, confirmation.remedy))
     # Started again it would be a replica: a fence or a switchover that did not come to its end has seen to that.
@@ -218,6 +230,11 @@ def _facts(members: Sequence[Member], sights: Sequence[Sight]) -> dict[str, Memb
         else:
             facts[member.name] = replace(found, name=member.name, address=member.address)
     return facts
+
+
+def _frozen(facts: dict[str, MemberFacts]) -> bool:
+    """Whether some replica was told to follow nobody."""
+    return any(one.is_standby and one.settings.get("primary_conninfo") == "" for one in facts.values())
 
 
 def _confirmation(primary: str, facts: dict[str, MemberFacts], sights: Sequence[Sight], cluster: str) -> Confirmation:

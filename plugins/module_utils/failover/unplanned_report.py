@@ -33,6 +33,7 @@ def _headline(plan: FailoverPlan) -> str:
     return {
         "refuse": "refused, nothing was changed",
         "restart": f"PostgreSQL on {plan.primary} is started again instead ({plan.reason})",
+        "put_back": f"{plan.reason}; that is put back",
         "finish": f"{plan.reason}; the rest is finished",
         "fail_over": f"from {plan.primary} to {plan.worker}",
     }[plan.action]

@@ -69,6 +69,7 @@ class FailoverRequest(Record):
         last_known: furthest end of the old primary's write-ahead log that it told anybody.
         on_primary_disk: end of the write-ahead log on its disk, where its host could be reached.
         finish: the candidate is the primary already; go on with the failover that made it so, also one that ended.
+        put_back: the lost primary answers again; take back what an interrupted failover has changed.
         replication_conninfo: for replicas whose primary_conninfo is not known any more, without host, port and
             application_name; None takes the fleet's account and certificates.
         poolers: whose clients are held, and which the worker can let go.
@@ -87,6 +88,7 @@ class FailoverRequest(Record):
     last_known: Lsn | None = None
     on_primary_disk: Lsn | None = None
     finish: bool = False
+    put_back: bool = False
     replication_conninfo: str | None = None
     poolers: tuple[PoolerPlace, ...] = ()
     staged: str | None = None

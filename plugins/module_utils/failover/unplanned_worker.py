@@ -76,6 +76,8 @@ def work(request: FailoverRequest, directory: Path = STATE_DIRECTORY) -> dict[st
             held = _lock_replicas(request)
         except Refused as error:
             return engine.roll_back(run, journal, "Lock", error, begun=())
+        if request.put_back:
+            return engine.put_back(run, journal)
         return engine.execute(run, journal, first=first)
     finally:
         for connection in held:
@@ -93,7 +95,7 @@ def _earlier(request: FailoverRequest, directory: Path) -> Progress | None:
         if order.get("cluster") != request.cluster:
             continue
         finishing = request.finish and progress.end is not None and progress.end["state"] in ("ok", "degraded")
-        open_end = finishing or progress.end is None or progress.end["state"] == "needs_operator"
+        open_end = finishing or progress.open or engine.unfinished(progress)
         return progress if open_end and order["old"]["name"] == request.old.name else None
     return None
 

@@ -40,6 +40,8 @@ class Sight(Record):
         wal_end: end of the write-ahead log on its disk, where SQL does not tell (see `wal_end.py`).
         promoting, promoting_from: candidate and lost primary of an unfinished failover of this cluster whose promotion
             was begun, by a journal here.
+        unfinished: lost primary of a failover of this cluster that ended neither with a promotion nor with everything
+            put back, by a journal here.
         last_failover: seconds since 1970 of the end of the cluster's last failover, by the record here.
         fenced: this host's instance was fenced and has not rejoined since.
         lowered_synchronous, synchronous_before: what the last failover made of synchronous_standby_names, by a journal
@@ -64,3 +66,4 @@ class Sight(Record):
     unit: str | None = None
     free_mb: int | None = None
     standby_signal: bool = False
+    unfinished: str | None = None

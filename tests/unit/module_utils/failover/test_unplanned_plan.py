@@ -206,7 +206,36 @@ def test_without_any_replica_that_answers_it_is_unclear() -> None:
     assert "unclear" in codes(plan(primary="n1"))
 
 
-@pytest.mark.parametrize("state", ["refuse", "restart", "finish", "fail_over"])
+FROZEN = {"primary_conninfo": "", "synchronous_standby_names": QUORUM, "synchronous_commit": "on"}
+
+
+def came_back(settings: dict[str, str], unfinished: str = "n1", **orders: object) -> FailoverPlan:
+    """n1 answers again; by a journal on n3, a failover away from `unfinished` was interrupted."""
+    n1 = Sight("n1", "replica", (), MemberFacts("n1", "192.0.2.1", state="running", in_recovery=False, timeline=1))
+    n2, n3 = (sight(standby(name, settings=settings), "sql") for name in ("n2", "n3"))
+    return plan(n1, n2, replace(n3, unfinished=unfinished), **orders)
+
+
+def test_an_interrupted_failover_whose_primary_answers_again_is_put_back_where_its_journal_is() -> None:
+    found = came_back(FROZEN)
+    assert (found.action, found.primary, found.worker) == ("put_back", "n1", "n3")
+    assert found.request is not None
+    assert found.request.put_back
+    assert [member.name for member in found.request.replicas] == ["n2", "n3"]
+    assert not found.refusals
+
+
+def test_an_old_journal_is_no_reason_to_put_anything_back() -> None:
+    following = {**FROZEN, "primary_conninfo": "host=192.0.2.1"}
+    assert codes(came_back(following)) == ["alive"]
+    assert codes(came_back(FROZEN, unfinished="n2")) == ["alive"]
+
+
+def test_an_interrupted_failover_that_is_forced_goes_on() -> None:
+    assert came_back(FROZEN, force="orders").action == "fail_over"
+
+
+@pytest.mark.parametrize("state", ["refuse", "restart", "finish", "fail_over", "put_back"])
 def test_every_plan_goes_through_json_and_back(state: str) -> None:
     host = Sight("n1", "replica", (), MemberFacts("n1", "192.0.2.1", state="stopped"))
     new = standby("n2", in_recovery=False, current_lsn=Lsn(9000), timeline=2)
@@ -215,6 +244,7 @@ def test_every_plan_goes_through_json_and_back(state: str) -> None:
         "restart": lambda: plan(sight(standby("n2")), sight(standby("n3")), host),
         "finish": lambda: plan(sight(new, promoting="n2", promoting_from="n1"), sight(standby("n3"))),
         "fail_over": gone,
+        "put_back": lambda: came_back(FROZEN),
     }
     found = plans[state]()
     assert found.action == state

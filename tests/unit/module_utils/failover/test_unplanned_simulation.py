@@ -321,7 +321,7 @@ def carry_out(cluster: Cluster, order: FailoverRequest, directory: Path, number:
             journal.append("done", "note", **run.state)
             if first:
                 journal.append("begin", engine.NAMES[first])
-        return engine.execute(run, journal, first=first)
+        return engine.put_back(run, journal) if order.put_back else engine.execute(run, journal, first=first)
     finally:
         journal.close()
 
@@ -559,6 +559,51 @@ def test_any_fault_at_any_act_ends_well_after_a_rerun(scenario: str, after: bool
             expected = ("refused",) if scenario == "no fence" else ("ok", "degraded")
             assert end["state"] in expected, (strike, cluster.names[strike], end)
             assert_nothing_acknowledged_is_lost(cluster)
+
+
+def killed_at(strike: int, strike_after: bool) -> Callable[[int, str, bool], None]:
+    """A fault: the worker is killed before or after this act."""
+
+    def fault(number: int, name: str, after: bool) -> None:
+        if (number, after) == (strike, strike_after):
+            raise Killed
+
+    return fault
+
+
+@pytest.mark.parametrize("scenario", ["quorum fence", "catching up", "lowered promise"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_what_a_killed_worker_left_is_put_back_when_the_primary_answers_again(
+    scenario: str, after: bool, again: bool, tmp_path: Path
+) -> None:
+    """Also where the one that puts it back is killed, too."""
+    make, values = SCENARIOS[scenario]
+    times = 0
+    for strike in range(acts_of(scenario, tmp_path / "plain")):
+        cluster, number = make(), 1
+        directory = tmp_path / f"{strike}"
+        directory.mkdir()
+        cluster.fault = killed_at(strike, after)
+        order = request(cluster, **values)
+        with pytest.raises(Killed):
+            carry_out(cluster, order, directory)
+        if not engine.unfinished(Progress.of(read(directory / "0.jsonl"))):
+            break
+        order = replace(order, put_back=True)
+        if again:
+            cluster.fault = killed_at(cluster.acts + 3, after)
+            with pytest.raises(Killed):
+                carry_out(cluster, order, directory, number)
+            number += 1
+        cluster.fault = lambda number, name, after: None
+        end = carry_out(cluster, order, directory, number)
+        assert (end["state"], end["problems"], end["next"]) == ("rolled_back", [], "")
+        for server in cluster.servers.values():
+            assert server.upstream == "old", (strike, cluster.names[strike])
+        assert not engine.unfinished(Progress.of(read(directory / f"{number}.jsonl")))
+        times += 1
+    assert times > 10
 
 
 class FullDisk(Journal):
