@@ -56,6 +56,12 @@ options:
     type: dict
     required: true
     suboptions: *address
+  upstream:
+    description:
+      - The replica that this member is meant to stream from, instead of the primary. It is left alone as long as it
+        does and that replica itself streams on the primary's timeline; otherwise it follows the primary.
+    type: dict
+    suboptions: *address
   slot:
     description: Replication slot at the primary for this member; made if it is missing.
     type: str
@@ -174,6 +180,7 @@ def main() -> None:
             "cluster": {"type": "str", "required": True},
             "member": {"type": "dict", "required": True, "options": PLACE},
             "primary": {"type": "dict", "required": True, "options": PLACE},
+            "upstream": {"type": "dict", "options": PLACE},
             "slot": {"type": "str"},
             "member_slots": {"type": "list", "elements": "str", "default": []},
             "method": {"type": "str", "choices": ["auto", "clone"], "default": "auto"},

@@ -27,6 +27,10 @@ def rejoined_servers() -> Iterator[Servers]:
             stop_instance(instance_of(server), 5.0)
 
 
+def _target(server: Server) -> Target:
+    return Target(server.name, server.address, server.port, server.conninfo())
+
+
 class Pair:
     """An old primary `n1`, stopped or crashed, and the new primary `n2`."""
 
@@ -58,7 +62,13 @@ class Pair:
         self.n2.sql("INSERT INTO acked VALUES (5000)")
 
     def rejoin(
-        self, *, check_mode: bool = False, member: Server | None = None, primary: Server | None = None, **consent: Any
+        self,
+        *,
+        check_mode: bool = False,
+        member: Server | None = None,
+        primary: Server | None = None,
+        upstream: Server | None = None,
+        **consent: Any,
     ) -> Outcome:
         """As the module does it."""
         server, primary = member or self.n1, primary or self.n2
@@ -67,9 +77,10 @@ class Pair:
             server.name,
             server.address,
             instance_of(server),
-            Target(primary.name, primary.address, primary.port, primary.conninfo()),
+            _target(primary),
             f"host={primary.address} port={primary.port} user=postgres application_name={server.name}",
             slot=server.name,
+            upstream=_target(upstream) if upstream else None,
             clone_from=Source(primary.address, primary.port, user="postgres", query_user="postgres", sslmode="disable"),
             member_slots=("n1", "n2", "n3"),
             consent=Consent(**consent),

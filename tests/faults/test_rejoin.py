@@ -195,6 +195,16 @@ def test_r12_a_standby_is_nobody_to_rejoin(pair: Pair) -> None:
     assert refused.value.details["code"] == "source_not_primary"
 
 
+def test_r16_a_cascaded_replica_is_left_at_its_upstream_as_long_as_that_streams(servers: Servers, pair: Pair) -> None:
+    third = servers.replica("n3", of=pair.n2, slot="n3")
+    left = pair.rejoin(member=third, primary=pair.n1, upstream=pair.n2)
+    assert (left.changed, left.result["action"]) == (False, "nothing")
+    pair.n2.follow_nobody()
+    moved = pair.rejoin(member=third, primary=pair.n1, upstream=pair.n2)
+    assert moved.result["action"] == "follow"
+    assert third.value("SELECT sender_port FROM pg_stat_wal_receiver") == pair.n1.port
+
+
 def test_r16_a_healthy_standby_is_left_alone(pair: Pair) -> None:
     pair.n1.stop()
     pair.take_over()

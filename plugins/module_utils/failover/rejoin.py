@@ -68,6 +68,7 @@ class Rejoin:
         primary: the member to follow, as the operator's account reaches it.
         streaming: primary_conninfo of the new replica, without password.
         slot: its slot at the primary; None for none.
+        upstream: the replica that it streams from where the inventory says so; None where it is to follow the primary.
         clone_from: for a clone; None takes the fleet's account and certificates.
         member_slots: slots that this member had for others when it was the primary; dropped where nobody uses them.
         timeout: seconds until it streams and has replayed a fresh position.
@@ -84,6 +85,7 @@ class Rejoin:
     primary: Target
     streaming: str
     slot: str | None = None
+    upstream: Target | None = None
     clone_from: CloneSource | None = None
     member_slots: tuple[str, ...] = ()
     consent: Consent = field(default_factory=Consent)
@@ -114,7 +116,8 @@ def rejoin(order: Rejoin, check_mode: bool) -> Outcome:
     """
     target, directory = _target(order)
     source, origin = _source(order)
-    plan = plan_rejoin(target, source, directory, origin, order.consent, cluster=order.cluster)
+    upstream = _read(order.upstream) if order.upstream else None
+    plan = plan_rejoin(target, source, directory, origin, order.consent, cluster=order.cluster, upstream=upstream)
     before = {
         "member": order.name,
         "state": target.state,
@@ -209,8 +212,7 @@ def _tablespaces(data: Path) -> tuple[str, ...]:
 
 
 def _source(order: Rejoin) -> tuple[MemberFacts, Source]:
-    place = order.primary
-    facts = read_remote(place.name, place.address, place.port, place.conninfo)
+    facts = _read(order.primary)
     if not facts.is_primary:
         return facts, Source()
     query = """
@@ -225,6 +227,10 @@ def _source(order: Rejoin) -> tuple[MemberFacts, Source]:
     if row is None:
         return facts, Source()
     return facts, Source(row[0], row[1], row[2], tuple(sorted(row[3])), row[4])
+
+
+def _read(place: Target) -> MemberFacts:
+    return read_remote(place.name, place.address, place.port, place.conninfo)
 
 
 def _connect(order: Rejoin) -> Any:

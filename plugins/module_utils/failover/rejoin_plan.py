@@ -125,6 +125,7 @@ def plan_rejoin(
     consent: Consent,
     *,
     cluster: str,
+    upstream: MemberFacts | None = None,
 ) -> RejoinPlan:
     """Decide how `target` becomes a replica of `source`.
 
@@ -135,6 +136,7 @@ def plan_rejoin(
         origin: of the source.
         consent: the operator's.
         cluster: for remedies.
+        upstream: the replica that it is meant to stream from (cascading); None where that is the primary.
 
     Raises:
         Refused: it would lose something without consent, or cannot work.
@@ -145,8 +147,10 @@ def plan_rejoin(
     must_clone = _must_clone(target, source, directory)
     if must_clone:
         return _clone(target, must_clone, clone_refused)
-    if target.is_standby and _follows(target, source):
+    if target.is_standby and _follows(target, source, source):
         return RejoinPlan("nothing", f"{target.name} streams from {source.name}")
+    if target.is_standby and upstream is not None and _cascades(target, upstream, source):
+        return RejoinPlan("nothing", f"{target.name} streams from {upstream.name}, as it is meant to")
 
     end = _end_of(target, directory)
     if end is not None and _is_on_line(target, source, end):
@@ -296,15 +300,27 @@ def _no_room_for_clone(target: MemberFacts, directory: Directory, origin: Source
     return f"{needed >> 20} MiB are needed beside the old directory, {directory.free_bytes >> 20} MiB are free"
 
 
-def _follows(target: MemberFacts, source: MemberFacts) -> bool:
-    """It streams, on the primary's timeline, from the primary. A sender's name or address is one of the source's."""
+def _follows(target: MemberFacts, sender: MemberFacts, source: MemberFacts) -> bool:
+    """It streams, on the primary's timeline, from the sender, which the walreceiver calls by its name or address."""
     receiver = target.receiver
     return (
         receiver is not None
         and receiver.status == "streaming"
-        and receiver.sender_host in (source.address, source.name)
-        and receiver.sender_port in (source.port, None)
+        and receiver.sender_host in (sender.address, sender.name)
+        and receiver.sender_port in (sender.port, None)
         and target.timeline == source.timeline
+    )
+
+
+def _cascades(target: MemberFacts, upstream: MemberFacts, source: MemberFacts) -> bool:
+    """It follows its upstream, and that one is itself a replica that streams on the primary's line."""
+    return (
+        _follows(target, upstream, source)
+        and upstream.is_standby
+        and upstream.system_identifier == source.system_identifier
+        and upstream.timeline == source.timeline
+        and upstream.receiver is not None
+        and upstream.receiver.status == "streaming"
     )
 
 

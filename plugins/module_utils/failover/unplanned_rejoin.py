@@ -26,6 +26,7 @@ def rejoin(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         primary,
         between_members(primary.address, primary.port, application_name=member.name, user=REPLICATION, dbname=None),
         slot=params["slot"],
+        upstream=record_of(Target, params["upstream"]) if params["upstream"] else None,
         member_slots=tuple(params["member_slots"]),
         consent=rejoining.consent_of(params, member.name),
         timeout=params["timeout"],

@@ -117,6 +117,15 @@ def test_members_of_a_newer_timeline_are_given_up_where_one_is_named(play: Any) 
     assert [(call["member"]["name"], call["replace"]) for call in done.of("replica_rejoin")] == [("db2", "db2")]
 
 
+def test_a_member_is_left_at_its_upstream_unless_that_is_the_primary(play: Any) -> None:
+    sights = {"db1": member("db1", 2), "db2": member("db2", 2, in_recovery=False), "db3": member("db3", 2)}
+    done = play(sights, "db2", db1="db2", db3="db1")
+    assert done.code == 0, done.text
+    first, third = done.of("replica_rejoin")
+    assert (first["member"]["name"], first.get("upstream")) == ("db1", None)
+    assert (third["member"]["name"], third["upstream"]["name"]) == ("db3", "db1")
+
+
 def test_a_misspelt_member_is_refused_before_anything_is_looked_at(play: Any) -> None:
     done = play({}, None, "-e", "fleet_rejoin_member=db4")
     assert done.code != 0

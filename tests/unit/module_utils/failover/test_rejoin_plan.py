@@ -105,8 +105,9 @@ def plan(
     source: MemberFacts = SOURCE,
     origin: Source = ORIGIN,
     consent: Consent | None = None,
+    upstream: MemberFacts | None = None,
 ) -> RejoinPlan:
-    return plan_rejoin(target, source, directory, origin, consent or Consent(), cluster="orders")
+    return plan_rejoin(target, source, directory, origin, consent or Consent(), cluster="orders", upstream=upstream)
 
 
 def refused(*arguments: object, **options: object) -> Refused:
@@ -131,6 +132,35 @@ def test_what_could_go_on_is_cloned_where_the_operator_wants_it(target: MemberFa
     found = plan(target, directory, consent=Consent(rewind=False))
     assert (found.action, found.reason) == ("clone", "n1 has to be cloned: the operator wants a clone")
     assert plan(running(receiver=STREAMING), consent=Consent(rewind=False)).action == "nothing"
+
+
+UPSTREAM = replace(running(receiver=STREAMING), name="n3", address="192.0.2.3")
+CASCADED = running(receiver=WalReceiver("streaming", sender_host="192.0.2.3", sender_port=5432))
+
+
+def test_a_cascaded_replica_stays_where_the_inventory_wants_it() -> None:
+    found = plan(CASCADED, upstream=UPSTREAM)
+    assert (found.action, found.reason) == ("nothing", "n1 streams from n3, as it is meant to")
+    # A failover had it follow the primary: it is a replica, which is all that a rejoin is for.
+    assert plan(running(receiver=STREAMING), upstream=UPSTREAM).action == "nothing"
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        None,
+        replace(UPSTREAM, address="192.0.2.4", name="n4"),
+        replace(UPSTREAM, receiver=None),
+        replace(UPSTREAM, receiver=replace(STREAMING, status="waiting")),
+        replace(UPSTREAM, timeline=1, history=FIRST),
+        replace(UPSTREAM, system_identifier="8"),
+        replace(UPSTREAM, in_recovery=False, receiver=None),
+        MemberFacts("n3", "192.0.2.3", state="unreachable"),
+    ],
+    ids=["not meant to", "another", "no receiver", "waits", "older", "foreign", "a primary", "unreachable"],
+)
+def test_a_replica_whose_upstream_is_no_way_to_the_primary_follows_the_primary(upstream: MemberFacts | None) -> None:
+    assert plan(CASCADED, upstream=upstream).action == "follow"
 
 
 def test_a_member_whose_log_the_primary_has_removed_is_cloned() -> None:
