@@ -83,3 +83,14 @@ def test_a_recovery_goes_on_with_what_a_killed_one_left_and_with_nothing_else(
         __fleet_left=left,
     )
     assert found == taken_on
+
+
+def test_a_replica_that_is_delayed_serves_no_readers_of_a_switchover(tmp_path: Path) -> None:
+    instances = {
+        "billing-db1": {"member": {"apply_delay_seconds": None}},
+        "billing-db2": {"member": {"apply_delay_seconds": 0.0}},
+        "billing-delayed": {"member": {"apply_delay_seconds": 3600.0}},
+        "billing-reports": {"member": None},
+    }
+    known = {"fleet_cluster": "billing", "__fleet_instances": instances}
+    assert derived("__fleet_delayed", ["failover", "switchover"], tmp_path, **known) == ["billing-delayed"]
