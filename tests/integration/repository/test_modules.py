@@ -92,6 +92,21 @@ def test_an_archive_that_begins_after_a_promotion_has_its_history_and_restores(f
     assert report["new_timeline"] == 3
 
 
+def test_a_restore_that_promotes_names_the_cluster_while_it_may_live(fresh: Engine) -> None:
+    call(fresh, "wal_archive")
+    fresh.rows(2)
+    call(fresh, "base_backup", engine_directory=None)
+    asked: dict[str, Any] = {"directory": str(directory(fresh.servers.root / "to") / "data"), "action": "promote"}
+    for check in (True, False):
+        told = call(fresh, "base_backup_restore", check=check, failed=True, **asked)
+        assert "confirm: orders" in told["msg"]
+    named: dict[str, Any] = {**asked, "confirm": "orders"}
+    assert call(fresh, "base_backup_restore", check=True, **named)["plan"]["action"] == "promote"
+    assert not Path(asked["directory"]).exists()
+    assert call(fresh, "base_backup_restore", **named)["report"]["new_timeline"] == 2
+    assert not call(fresh, "base_backup_restore", **named)["changed"]
+
+
 def test_archiving_that_needs_a_restart_is_said_and_not_proven(servers: Servers) -> None:
     server = servers.primary("db1")
     path = directory(servers.root / "repository")
