@@ -266,6 +266,65 @@ def test_30_a_segment_counts_only_when_every_repository_has_it_and_the_other_cat
     assert comes_back(second, wal, wal.paths[0], tmp_path)
 
 
+def second_repository(engine: Engine) -> Path:
+    """Write a second one into the configuration and make it."""
+    path = directory(engine.servers.root / "second")
+    first = engine.settings["repositories"][0]
+    engine.configure(repositories=[first, {"name": "second", "type": "directory", "path": str(path)}])
+    return path
+
+
+def segments(place: Path) -> set[str]:
+    return {path.name[:24] for path in place.glob("*/wal/*/*/*.zst")}
+
+
+def test_30_while_the_first_repository_is_down_the_second_gets_all_of_a_backlog_and_the_first_catches_up(
+    engine: Engine,
+) -> None:
+    second = second_repository(engine)
+    engine.configure(wal={"ahead": 4})
+    engine.dbops("init")
+    engine.start_archiver()
+    engine.archive()
+    first = Path(engine.settings["repositories"][0]["path"])
+    away = first.rename(first.with_name("unmounted"))
+    names = []
+    for _ in range(12):
+        engine.rows(1)
+        names.append(engine.switch())
+    wait_until(lambda: segments(second) >= set(names), "the second to get everything", 60)
+    assert engine.server.value("SELECT last_archived_wal FROM pg_stat_archiver") < names[0]
+    assert not segments(away) & set(names)
+    away.rename(first)
+    query = "SELECT last_archived_wal FROM pg_stat_archiver"
+    wait_until(lambda: engine.server.value(query) >= names[-1], "the first to catch up", 120)
+    assert segments(first) >= set(names)
+    # That one was down is told once for each try, not once for each segment of the backlog.
+    assert engine.archiver_log().count("does not exist") < 40
+
+
+def test_a_running_archiver_acknowledges_nothing_that_is_not_in_a_repository_that_came_since(engine: Engine) -> None:
+    archiver = engine.start_archiver()
+    engine.archive()
+    # Ahead of PostgreSQL, so that there are markers from before.
+    ours = engine.server.settings["archive_command"]
+    engine.server.configure(archive_command="/bin/false").reload()
+    wait_until(lambda: engine.server.value("SHOW archive_command") == "/bin/false", "archiving to stand still")
+    engine.rows(1)
+    early = engine.switch()
+    markers = engine.home / "spool"
+    wait_until(lambda: list(markers.glob(f"*/archived/{early}")), "its marker")
+    second = second_repository(engine)
+    assert archiver.wait(10) == 0
+    assert not list(markers.glob("*/archived/*"))
+    engine.dbops("init")
+    engine.server.configure(archive_command=ours).reload()
+    engine.start_archiver()
+    engine.rows(1)
+    name = engine.archive()
+    assert segments(second) >= {early, name}
+
+
 # Networks and stores
 
 

@@ -19,6 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository import clus
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import repository as repositories
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import together
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.systems import warnings
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import (
     answer,
@@ -29,7 +30,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import 
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.fetch import fetch
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.health import ArchiveState
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.push import push
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.places import Place, archive
 
 _GET_EPILOG = """\
 Exit status, as PostgreSQL understands it:
@@ -87,14 +88,16 @@ def _init(config: Config, options: argparse.Namespace) -> int:
 
 
 def _push(config: Config, options: argparse.Namespace) -> int:
-    opened = repositories.open_all(config)
     cluster = clusters.read(config)
-    for repository in opened:
-        repository.check_system(cluster.system, cluster.major)
+    places = [Place(settings, config, cluster) for settings in config.repositories]
+    errors: dict[str, FleetError] = {}
     for path in options.path:
-        pushed = push(opened, cluster, path, level=config.wal.level)
-        if pushed.already:
-            print(f"dbops: {path.name} was already in {', '.join(pushed.already)}", file=sys.stderr)
+        archived = archive(places, cluster, path, level=config.wal.level)
+        errors |= {str(error): error for error in (*archived.errors, *archived.waiting)}
+        if archived.already:
+            print(f"dbops: {path.name} was already in {', '.join(archived.already)}", file=sys.stderr)
+    if errors:
+        raise together(tuple(errors.values()))
     return 0
 
 
@@ -135,7 +138,7 @@ def _openable(config: Config) -> tuple[list[repositories.Repository], list[str]]
 
 def _archiver(config: Config, options: argparse.Namespace) -> int:
     os.umask(0o077)
-    archiver.serve(config)
+    archiver.serve(options.config)
     return 0
 
 

@@ -8,6 +8,8 @@ The difference decides what ``restore_command`` answers: only a proven absence e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
 
 
@@ -49,3 +51,15 @@ class KeyMissing(OperationFailed):
 
 class AnotherBegan(Refused):
     """Another member began the same backup at the same moment, and goes on with it."""
+
+
+def together(errors: Sequence[FleetError]) -> FleetError:
+    """What went wrong in several repositories as one error: the only one as it is.
+
+    Args:
+        errors: at least one.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    message = "; ".join(error.message for error in errors)
+    return OperationFailed(message, remedy=next((error.remedy for error in errors if error.remedy), None))

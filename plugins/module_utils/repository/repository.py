@@ -196,11 +196,6 @@ def init(settings: RepositorySettings, config: Config, *, system: int, major: in
     return changed
 
 
-def open_all(config: Config) -> tuple[Repository, ...]:
-    """Every configured repository. Raises the error of the first that cannot be opened."""
-    return tuple(open_repository(settings, config) for settings in config.repositories)
-
-
 def open_first(config: Config, name: str | None = None) -> Repository:
     """The named repository, or the first that can be opened.
 

@@ -122,6 +122,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "wal/fetch",
         "wal/inventory",
         "wal/operation",
+        "wal/places",
         "wal/push",
         "wal/receive",
         "wal/status",

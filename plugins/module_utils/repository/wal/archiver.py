@@ -4,8 +4,8 @@
 """The archiver: a process beside PostgreSQL that archives segments before `archive_command` asks for them.
 
 It reads `pg_wal/archive_status/*.ready`, pushes several at a time, and leaves a marker for each that every
-repository keeps.
-Markers are per segment: PostgreSQL still asks in order, so one segment that fails holds up all behind it, visibly.
+repository keeps. Markers are per segment: PostgreSQL still asks in order, so one segment that fails holds up all behind
+it, visibly. While one repository is down, the others get everything that is ready.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import signal
 import socket
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository, open_all
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import load
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import together
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import client, commands
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.push import push
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.places import Place, archive
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, kind_of
 
 # How long to look away from pg_wal when nothing was ready. A client's question ends the pause at once.
@@ -39,20 +39,28 @@ STATE = "archiver.json"
 log = logging.getLogger("dbops")
 
 
-class Archiver:
-    """One per instance. `run` returns when `stop` was called."""
+class _Waiting(OperationFailed):
+    """Only repositories that failed just now lack the file; that was told."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises FleetError when a repository or the data directory cannot be opened."""
-        self._config = config
+
+class Archiver:
+    """One per instance. `run` returns when `stop` was called, or its configuration was written anew."""
+
+    def __init__(self, config_file: str) -> None:
+        """Raises FleetError when the configuration or the data directory cannot be read."""
+        self._config_file = config_file
+        self._loaded = _written(config_file)
+        config = self._config = load(config_file)
         self._cluster = clusters.read(config)
-        self._repositories: tuple[Repository, ...] = ()
+        self._places = tuple(Place(settings, config, self._cluster) for settings in config.repositories)
         self._spool = Path(config.spool_directory)
         self._markers = Path(commands.marker_directory(config.spool_directory, self._cluster.system))
         self._wal = Path(config.data_directory) / "pg_wal"
         self._pool = ThreadPoolExecutor(config.wal.threads, thread_name_prefix="push")
         self._pushing: dict[str, Future[None]] = {}
-        self._failed: dict[str, tuple[float, str]] = {}
+        self._failed: dict[str, float] = {}
+        # Name -> when the file was written, and which repositories have taken it, while others have not.
+        self._taken: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -60,11 +68,18 @@ class Archiver:
     def run(self) -> None:
         """Archive until stopped."""
         self._forget_markers()
-        self._connect()
+        for place in self._places:
+            self._pool.submit(self._open, place)
         listener = self._listen()
         threading.Thread(target=self._serve, args=(listener,), name="serve", daemon=True).start()
         log.info("archiving %s", self._wal)
         while not self._stopping.is_set():
+            if _written(self._config_file) not in (self._loaded, None):
+                # A repository may have come: what it has not got must not count as archived from here on.
+                log.info("%s was written anew, so this archiver ends for one that reads it", self._config_file)
+                self.stop()
+                self._forget_markers()
+                break
             self._wake.clear()
             if not self._look_ahead():
                 self._wake.wait(PAUSE_SECONDS)
@@ -78,31 +93,33 @@ class Archiver:
         self._stopping.set()
         self._wake.set()
 
-    def _connect(self) -> None:
-        """Open the repositories; while that fails, `archive_command` fails too and says why."""
-        while not self._stopping.is_set():
-            try:
-                repositories = open_all(self._config)
-                for repository in repositories:
-                    repository.check_system(self._cluster.system, self._cluster.major)
-                self._repositories = repositories
-                return
-            except FleetError as error:
-                log.error("%s", error)
-                self._write_state(str(error))
-                self._stopping.wait(RETRY_SECONDS)
+    def _open(self, place: Place) -> None:
+        """Say now what is wrong with a repository, not when the first segment is due."""
+        try:
+            place.open().prepare_writing()
+        except FleetError as error:
+            log.error("%s", error)
+            self._write_state(str(error))
 
     def _look_ahead(self) -> bool:
         """Begin to push what is ready; whether anything was."""
-        ready = self._ready()
+        ready, ahead = self._ready(), self._config.wal.ahead
         names = set(ready)
         for marker in self._markers.iterdir():
             if marker.name not in names:
                 marker.unlink(missing_ok=True)
-        begun = [future for name in ready[: self._config.wal.ahead] if (future := self._begin(name)) is not None]
+        for known in (self._failed, self._taken):
+            for name in set(known) - names:
+                known.pop(name, None)
+        free = {place.name for place in self._places if not place.resting}
+        # PostgreSQL waits for a repository that is down; the others shall not.
+        down = any(place.error for place in self._places)
+        begun: list[Future[None]] = []
+        for name in ready if down else ready[:ahead]:
+            if len(begun) < ahead and not free.issubset(self._taken_by(name)) and (future := self._begin(name)):
+                begun.append(future)
         if begun:
-            with contextlib.suppress(Exception):  # reported by _push
-                begun[0].result()
+            wait(begun, timeout=PAUSE_SECONDS, return_when=FIRST_COMPLETED)
         return bool(begun)
 
     def _ready(self) -> list[str]:
@@ -122,9 +139,9 @@ class Archiver:
                 return self._pushing[name]
             if not asked:
                 failed = self._failed.get(name)
-                if self._is_archived(name) or (failed and time.monotonic() - failed[0] < RETRY_SECONDS):
+                if self._is_archived(name) or (failed and time.monotonic() - failed < RETRY_SECONDS):
                     return None
-            future = self._pool.submit(self._push, name)
+            future = self._pool.submit(self._push, name, asked)
             self._pushing[name] = future
             return future
 
@@ -134,23 +151,44 @@ class Archiver:
         except FileNotFoundError:
             return False
 
-    def _push(self, name: str) -> None:
+    def _taken_by(self, name: str) -> tuple[str, ...]:
+        """The repositories that have this file already, while others have not."""
+        return self._taken.get(name, (0, ()))[1]
+
+    def _push(self, name: str, asked: bool) -> None:
         try:
-            pushed = push(self._repositories, self._cluster, self._wal / name, level=self._config.wal.level)
-            (self._markers / name).touch()
-            self._failed.pop(name, None)
-            if pushed.already:
-                log.warning("%s was already in %s with the same content", name, ", ".join(pushed.already))
-            self._write_state(None, name)
+            self._archive(name, asked)
         except BaseException as error:
             text = str(error) if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
-            log.error("%s: %s", name, text)
-            self._failed[name] = (time.monotonic(), text)
-            self._write_state(text)
+            self._failed[name] = time.monotonic()
+            if not isinstance(error, _Waiting):
+                log.error("%s: %s", name, text)
+                self._write_state(text)
             raise OperationFailed(text) from error
         finally:
             with self._lock:
                 self._pushing.pop(name, None)
+
+    def _archive(self, name: str, asked: bool) -> None:
+        """Put the file wherever it is not yet. Raises when a repository lacks it still."""
+        path, level = self._wal / name, self._config.wal.level
+        written = path.stat().st_mtime_ns
+        if self._taken.get(name, (written, ()))[0] != written:
+            del self._taken[name]
+        taken = self._taken_by(name)
+        archived = archive(self._places, self._cluster, path, level=level, taken=taken, urgent=asked)
+        if archived.already:
+            log.warning("%s was already in %s with the same content", name, ", ".join(archived.already))
+        if not archived.complete:
+            self._taken[name] = (written, archived.taken)
+            if archived.errors:
+                raise together(archived.errors)
+            raise _Waiting(together(archived.waiting).message)
+        if not self._stopping.is_set():
+            (self._markers / name).touch()
+        self._failed.pop(name, None)
+        self._taken.pop(name, None)
+        self._write_state(None, name)
 
     def _forget_markers(self) -> None:
         """Markers of an earlier run prove nothing: the repository may be another one now."""
@@ -211,9 +249,17 @@ class Archiver:
             temporary.replace(path)
 
 
-def serve(config: Config) -> None:
-    """Run an archiver until SIGTERM or SIGINT."""
-    archiver = Archiver(config)
+def _written(config_file: str) -> int | None:
+    """When the file was written, in ns; None while it cannot be looked at, which is no reason to stop archiving."""
+    try:
+        return os.stat(config_file).st_mtime_ns
+    except OSError:
+        return None
+
+
+def serve(config_file: str) -> None:
+    """Run an archiver until SIGTERM or SIGINT, or until its configuration is written anew."""
+    archiver = Archiver(config_file)
     signal.signal(signal.SIGTERM, archiver.stop)
     signal.signal(signal.SIGINT, archiver.stop)
     archiver.run()

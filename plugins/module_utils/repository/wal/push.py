@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One WAL file into every repository. It returns only when all of them keep it durably."""
+"""One WAL file into a repository, or into every one. It returns only when all of them keep it durably."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import compression, layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import ContentConflict, ObjectExists
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import (
+    ContentConflict,
+    ObjectExists,
+    together,
+)
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal import header
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Kind, Segment, kind_of
@@ -31,21 +35,63 @@ class Pushed:
     already: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A file as repositories take it.
+
+    Attributes:
+        name: as PostgreSQL calls it.
+        sha256: of the raw content.
+        compressed: the content.
+    """
+
+    name: str
+    sha256: str
+    compressed: bytes
+
+
 def push(repositories: Sequence[Repository], cluster: Cluster, path: Path, *, level: int) -> Pushed:
     """Archive a file of `pg_wal`.
 
     Args:
-        repositories: every one must take it.
+        repositories: every one must take it; one that does not keeps it from no other.
         cluster: the file must belong to it.
         path: of the file; its name says what it is.
         level: of zstd.
 
     Raises:
-        Refused: the file is not what its name says, or another content of that name is archived (ContentConflict).
-        StoreUnavailable: a repository did not take it; the others may have, and will say so at the next try.
+        Refused: the file is not what its name says, or another content of that name is archived (ContentConflict); then
+            no further repository gets it.
+        StoreUnavailable: a repository did not take it; the others have, and will say so at the next try.
     """
     if not repositories:
         raise OperationFailed("No repository is open, so nothing can be archived")
+    prepared = prepare(cluster, path, level=level)
+    sent, already = 0, []
+    errors: list[FleetError] = []
+    for repository in repositories:
+        try:
+            stored = put(repository, cluster.system, prepared)
+        except ContentConflict:
+            raise
+        except FleetError as error:
+            errors.append(error)
+            continue
+        sent += stored
+        if not stored:
+            already.append(repository.name)
+    if errors:
+        raise together(errors)
+    return Pushed(sent, tuple(already))
+
+
+def prepare(cluster: Cluster, path: Path, *, level: int) -> Prepared:
+    """Check and compress a file of `pg_wal`.
+
+    Raises:
+        Refused: it is not what its name says.
+        OperationFailed: it cannot be read.
+    """
     name = path.name
     try:
         kind = kind_of(name)
@@ -57,14 +103,21 @@ def push(repositories: Sequence[Repository], cluster: Cluster, path: Path, *, le
         compressed, sha256 = compression.compress(_pieces(path), level)
     except OSError as error:
         raise OperationFailed(f"Cannot read {path}: {error.strerror}") from None
-    sent, already = 0, []
-    for repository in repositories:
-        stored = repository.wrap(compressed)
-        if _store(repository, cluster.system, name, sha256, stored):
-            sent += len(stored)
-        else:
-            already.append(repository.name)
-    return Pushed(sent, tuple(already))
+    return Prepared(name, sha256, compressed)
+
+
+def put(repository: Repository, system: int, prepared: Prepared) -> int:
+    """Store a prepared file.
+
+    Returns:
+        Bytes that were stored; 0 when the repository had the same content.
+
+    Raises:
+        ContentConflict: it has another content of that name.
+        StoreUnavailable: it did not take it.
+    """
+    stored = repository.wrap(prepared.compressed)
+    return len(stored) if _store(repository, system, prepared.name, prepared.sha256, stored) else 0
 
 
 def _store(repository: Repository, system: int, name: str, sha256: str, stored: bytes) -> bool:
