@@ -107,6 +107,12 @@ replicas:
   elements: str
   returned: success
   sample: [db2]
+readers:
+  description: The replicas that show what is there now, in that they stream, and replay without a delay.
+  type: list
+  elements: str
+  returned: success
+  sample: [db2]
 timeline:
   description: Timeline of the primary, or the newest one without it.
   type: int

@@ -82,11 +82,13 @@ class ClusterView(Record):
     Attributes:
         primary: the one member that takes writes; None where there is none, or more than one.
         primaries: all that do.
+        readers: replicas that show what is there now: they stream, and replay without a delay.
         problems: errors first.
     """
 
     primary: str | None
     primaries: tuple[str, ...]
+    readers: tuple[str, ...]
     timeline: int | None
     system_identifier: str | None
     members: tuple[MemberView, ...]
@@ -124,6 +126,9 @@ def judge(members: Sequence[MemberFacts], system_identifier: str | None = None) 
     return ClusterView(
         primary=primary.name if primary else None,
         primaries=tuple(member.name for member in primaries),
+        readers=tuple(
+            view.name for view in views if view.role == "replica" and view.streaming and not view.apply_delay_seconds
+        ),
         timeline=primary.timeline if primary else max((member.timeline or 0 for member in members), default=0) or None,
         system_identifier=identifier,
         members=views,

@@ -121,6 +121,16 @@ def test_an_old_primary_that_comes_back_is_a_second_primary(servers: Servers) ->
     assert "db1 (timeline 1) and db2 (timeline 2)" in str(view.problems[0])
 
 
+def test_readers_are_replicas_that_stream_and_replay_without_a_delay(servers: Servers) -> None:
+    first = servers.primary("db1")
+    second, third, fourth = (servers.replica(name, of=first) for name in ("db2", "db3", "db4"))
+    third.configure(recovery_min_apply_delay="1h").reload()
+    fourth.stop()
+    wait_until(lambda: third.value("SHOW recovery_min_apply_delay") == "1h", "the delay")
+    second.wait_for_replay(first)
+    assert judged([first, second, third, fourth]).readers == ("db2",)
+
+
 def test_a_diverged_old_primary_is_told_by_its_position(servers: Servers) -> None:
     first = servers.primary("db1")
     second = servers.replica("db2", of=first)
