@@ -63,13 +63,9 @@ options:
         type: int
         default: 5432
       priority:
-        description: Of those that can take over, the one with the highest does.
+        description: Of those that can take over, the one with the highest does. One of V(0) only as O(candidate).
         type: int
         default: 100
-      no_failover:
-        description: Never make it primary.
-        type: bool
-        default: false
   candidate:
     description:
       - The member to promote. Nothing is done if it is the primary already.
@@ -206,7 +202,7 @@ EXAMPLES = r"""
     members:
       - {name: db1, address: 10.0.0.11}
       - {name: db2, address: 10.0.0.12}
-      - {name: db3, address: 10.0.0.13, no_failover: true}
+      - {name: db3, address: 10.0.0.13, priority: 0}
     version: 17
   register: switchover
 
@@ -362,7 +358,6 @@ MEMBER = {
     "address": {"type": "str", "required": True},
     "port": {"type": "int", "default": 5432},
     "priority": {"type": "int", "default": 100},
-    "no_failover": {"type": "bool", "default": False},
 }
 
 POOLER = {

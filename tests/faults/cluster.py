@@ -245,8 +245,7 @@ class Cluster:
             "cluster": "orders",
             "member": old.name,
             "members": [
-                {"name": one.name, "address": one.address, "port": one.port, "priority": 100, "no_failover": False}
-                for one in members
+                {"name": one.name, "address": one.address, "port": one.port, "priority": 100} for one in members
             ],
             "candidate": candidate,
             "poolers": [

@@ -140,7 +140,6 @@ def _plan(params: Mapping[str, Any], access: Access) -> tuple[Scene, SwitchoverP
         local=params["member"],
         policy=Policy(
             max_lag_bytes=params["max_lag_mb"] * 1024 * 1024,
-            no_failover=tuple(one["name"] for one in params["members"] if one["no_failover"]),
             accept_slot_loss=params["accept_slot_loss"],
             accept_session_mode=params["accept_session_mode"],
             dead_man_seconds=params["dead_man_seconds"],

@@ -53,7 +53,6 @@ class Policy(Record):
 
     Attributes:
         max_lag_bytes: of the candidate: not received yet, and received but not replayed.
-        no_failover: members that must not become primary.
         accept_slot_loss: logical slots that the candidate does not have may be lost.
         accept_session_mode: clients in session mode may be waited for (and the budget be exceeded).
         max_ready_segments: so many segments may wait to be archived.
@@ -62,7 +61,6 @@ class Policy(Record):
     """
 
     max_lag_bytes: int = 16 * 1024 * 1024
-    no_failover: tuple[str, ...] = ()
     accept_slot_loss: bool = False
     accept_session_mode: bool = False
     max_ready_segments: int = 500
@@ -282,14 +280,6 @@ def _candidate_lag(scene: Scene, candidate: MemberFacts) -> Iterator[CheckResult
         yield _result("candidate_lag", candidate.name, found)
 
 
-def _candidate_allowed(scene: Scene, candidate: MemberFacts) -> Iterator[CheckResult]:
-    if candidate.name in scene.policy.no_failover:
-        remedy = "Choose another, or take the mark away in the inventory."
-        yield _result("candidate_allowed", candidate.name, "is marked never to become primary", "refuse", remedy)
-    else:
-        yield _result("candidate_allowed", candidate.name, "may become primary")
-
-
 def _candidate_settings(scene: Scene, candidate: MemberFacts) -> Iterator[CheckResult]:
     primary = scene.primary
     if primary is None:
@@ -422,7 +412,6 @@ _CLUSTER: tuple[Check, ...] = (
     _clock,
 )
 _CANDIDATE: tuple[CandidateCheck, ...] = (
-    _candidate_allowed,
     _candidate_streams,
     _candidate_replays,
     _candidate_lag,

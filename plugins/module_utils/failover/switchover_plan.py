@@ -64,15 +64,22 @@ class SwitchoverPlan:
 
 
 def choose(scene: Scene, wanted: str | None, priorities: Mapping[str, int]) -> tuple[str | None, str]:
-    """The candidate and why: the one that was asked for, or the best of those that no check refuses."""
+    """The candidate and why: the one that was asked for, or the best of those that no check refuses.
+
+    One of priority 0 has to be asked for, as in a failover.
+    """
     primary = scene.primary.name if scene.primary else None
     names = [member.name for member in scene.members]
     if wanted is not None:
         return (wanted, "it was asked for") if wanted in names else (None, f"{wanted} is no member of this cluster")
     standbys = [member for member in scene.members if member.name != primary]
-    good = [member for member in standbys if not refusals(check_candidate(scene, member.name))]
+    able = [member for member in standbys if not refusals(check_candidate(scene, member.name))]
+    good = [member for member in able if priorities.get(member.name, 100) > 0]
     if not good:
-        return None, "no standby can take over"
+        kept = (
+            f"; priority 0 keeps {', '.join(member.name for member in able)} from it unless it is named" if able else ""
+        )
+        return None, f"no standby can take over{kept}"
     best = min(good, key=lambda m: (-priorities.get(m.name, 100), -(m.receive_lsn or 0), m.name))
     others = ", ".join(member.name for member in good if member is not best) or "nobody"
     return best.name, f"of those that can take over ({others} besides) it has the highest priority, then the least lag"
@@ -153,7 +160,7 @@ def make_plan(
         cluster: its name.
         operation: id of the operation.
         wanted: the candidate that was asked for, or None.
-        priorities: by member, higher first; 100 where none is given.
+        priorities: by member, higher first, 0 only if it was asked for; 100 where none is given.
         poolers: to be paused; none for a cluster without.
         pooler_checks: results of `check_poolers`.
         further: results of checks that had to act, such as logins.
@@ -162,7 +169,7 @@ def make_plan(
     candidate, why = choose(scene, wanted, priorities)
     checks = [*check_cluster(scene)]
     if candidate is None:
-        remedy = "See the checks of each standby."
+        remedy = "See the checks of each standby. One that has none against it may be named."
         checks.append(CheckResult("candidate", "refuse", why, None, remedy))
         for member in scene.members:
             if not member.is_primary:

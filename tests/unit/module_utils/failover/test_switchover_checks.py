@@ -152,7 +152,6 @@ CASES: dict[str, tuple[Scene, str, str]] = {
         "60.0 s, 1 idle in transaction",
     ),
     "far too much to archive": (scene(replace(PRIMARY, archiver=Archiver(ready_count=501))), "archive", "501"),
-    "marked (no failover)": (scene(policy=Policy(no_failover=("pg2",))), "candidate_allowed", "never"),
     "does not stream": (scene(second=standby("pg2", receiver=None)), "candidate_streams", "none"),
     "cascaded (S20)": (scene(replace(PRIMARY, senders=(sender("pg3"),))), "candidate_streams", "no walsender"),
     "still catching up": (
@@ -266,8 +265,16 @@ def test_chooses_by_priority_then_lag_then_name() -> None:
 def test_never_chooses_one_that_would_be_refused() -> None:
     where = scene(second=standby("pg2", apply_delay_seconds=60.0))
     assert choose(where, None, {"pg2": 1000})[0] == "pg3"
-    none = scene(second=standby("pg2", replay_paused=True), policy=Policy(no_failover=("pg3",)))
+    none = scene(second=standby("pg2", replay_paused=True), third=standby("pg3", replay_paused=True))
     assert choose(none, None, {})[0] is None
+
+
+def test_priority_0_is_chosen_only_by_name() -> None:
+    assert choose(scene(), None, {"pg2": 0})[0] == "pg3"
+    nobody, why = choose(scene(), None, {"pg2": 0, "pg3": 0})
+    assert nobody is None
+    assert "priority 0 keeps pg2, pg3 from it unless it is named" in why
+    assert choose(scene(), "pg2", {"pg2": 0})[0] == "pg2"
 
 
 def plan(where: Scene, wanted: str | None = None, **more: Any) -> Any:
