@@ -11,7 +11,8 @@ from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.clone.facts import Source
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import stop_instance
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin import Rejoin, rejoin
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin import rejoin
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_order import Rejoin
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan import Consent
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Target
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome

@@ -20,7 +20,7 @@ from ansible_collections.dbops.fleet.tests.faults.pair import Pair, rejoined_ser
 from ansible_collections.dbops.fleet.tests.integration.servers import Servers
 
 # In their order, by the names of the functions that do them.
-_ACTS = ["_save_lost", "_make_slot", "_as_owner", "_put_back", "_start_as_standby", "mask", "start_server", "_prove"]
+_ACTS = ["save_lost", "_make_slot", "_as_owner", "_put_back", "_start_as_standby", "mask", "start_server", "_prove"]
 _KILLS = [(way, when, act) for way in ("rewind", "clone") for act in _ACTS for when in ("before", "after")]
 _NOT_THERE = {("clone", "before", "_as_owner"), ("clone", "after", "_as_owner")}
 _QUICK = {("rewind", "after", "_as_owner"), ("rewind", "before", "start_server"), ("clone", "after", "_put_back")}

@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a diverged member wrote beyond the fork, counted from pg_waldump's text. Pure; `rejoin.py` runs pg_waldump."""
+"""What a diverged member wrote beyond the fork, counted from pg_waldump's text. Pure; `rejoin_lost.py` runs it."""
 
 from __future__ import annotations
 

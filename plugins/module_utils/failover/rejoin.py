@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from ansible_collections.dbops.fleet.plugins.module_utils.clone.settings import 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import mark_file, mask, stop_instance
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import sync_directory, sync_file
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.lost_rows import Lost, LostRows, count
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_lost import save_lost
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_order import Rejoin, connect
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan import (
     Consent,
     Directory,
@@ -33,7 +34,6 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_plan i
     plan_rejoin,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_synchronous import restore
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.sight import STATE_DIRECTORY
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_local import (
     STALE_SLOTS,
     LocalPrimary,
@@ -47,64 +47,11 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage impor
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.wal_end import wal_end
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import conninfo as libpq
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres import session
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.wal import (
-    DEFAULT_SEGMENT_SIZE,
-    is_segment_name,
-    segment_name,
-)
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import read_instance
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.read import read_remote
-
-
-@dataclass(frozen=True)
-class Rejoin:
-    """One rejoin.
-
-    Attributes:
-        primary: the member to follow, as the operator's account reaches it.
-        streaming: primary_conninfo of the new replica, without password.
-        slot: its slot at the primary; None for none.
-        upstream: the replica that it streams from where the inventory says so; None where it is to follow the primary.
-        clone_from: for a clone; None takes the fleet's account and certificates.
-        member_slots: slots that this member had for others when it was the primary; dropped where nobody uses them.
-        timeout: seconds until it streams and has replayed a fresh position.
-        lowered_synchronous, synchronous_before: what the last failover made of synchronous_standby_names; taken back on
-            all `members` when enough of them stream again.
-        members: all of the cluster, for that.
-        lost_directory: where the write-ahead log beyond the fork is saved.
-    """
-
-    cluster: str
-    name: str
-    address: str
-    instance: Instance
-    primary: Target
-    streaming: str
-    slot: str | None = None
-    upstream: Target | None = None
-    clone_from: CloneSource | None = None
-    member_slots: tuple[str, ...] = ()
-    consent: Consent = field(default_factory=Consent)
-    timeout: float = 120.0
-    lowered_synchronous: str | None = None
-    synchronous_before: str = ""
-    members: tuple[Target, ...] = ()
-    state_directory: Path = STATE_DIRECTORY
-    lost_directory: Path = Path("/var/lib/dbops-fleet/lost")
-
-    @property
-    def mark(self) -> Path:
-        """There while a rewind works on the directory: what is found with it must never be started."""
-        return self.state_directory / f"rewind-{self.instance.version}-{self.instance.name}.json"
-
-    @property
-    def kept(self) -> Path:
-        """The member's own configuration, while the source's may be in its data directory."""
-        return self.state_directory / f"kept-{self.instance.version}-{self.instance.name}"
 
 
 def rejoin(order: Rejoin, check_mode: bool) -> Outcome:
@@ -222,7 +169,7 @@ def _source(order: Rejoin) -> tuple[MemberFacts, Source]:
                (SELECT coalesce(array_agg(pg_tablespace_location(oid) ORDER BY 1), '{}') FROM pg_tablespace
                  WHERE pg_tablespace_location(oid) <> ''),
                (SELECT min(right(name, 16)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')"""
-    with _connect(order) as connection:
+    with connect(order) as connection:
         row = connection.execute(query).fetchone()
     if row is None:
         return facts, Source()
@@ -233,18 +180,12 @@ def _read(place: Target) -> MemberFacts:
     return read_remote(place.name, place.address, place.port, place.conninfo)
 
 
-def _connect(order: Rejoin) -> Any:
-    place = order.primary
-    where = place.conninfo or libpq.between_members(place.address, place.port, application_name="dbops.fleet rejoin")
-    return session.connect_remote(where, statement_timeout=3600.0)
-
-
 def _act(order: Rejoin, plan: RejoinPlan, target: MemberFacts) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if plan.stop_first and target.state == "running":
         stop_instance(order.instance)
     if plan.fork is not None and plan.fork_timeline is not None and target.state != "absent":
-        result["lost"] = _save_lost(order, plan.fork_timeline, plan.fork).to_dict()
+        result["lost"] = save_lost(order, plan.fork_timeline, plan.fork).to_dict()
     _make_slot(order)
     if plan.action == "rewind":
         try:
@@ -275,68 +216,15 @@ def _make_slot(order: Rejoin) -> None:
     query = """
         SELECT pg_create_physical_replication_slot(%s, true)
          WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)"""
-    with _connect(order) as connection:
+    with connect(order) as connection:
         connection.execute(query, (order.slot, order.slot))
-
-
-def _save_lost(order: Rejoin, timeline: int, fork: Lsn) -> Lost:
-    """Count what is beyond the fork, and keep its write-ahead log and all that was never archived."""
-    instance = order.instance
-    # A run that is killed and run again may come here twice in a second.
-    now = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
-    place = order.lost_directory / f"{order.cluster}-{order.name}-{now}"
-    place.mkdir(parents=True, mode=0o700)
-    wal = instance.data_directory / "pg_wal"
-    command = [str(instance.binaries / "pg_waldump"), f"--path={wal}", f"--timeline={timeline}", f"--start={fork}"]
-    text = place / "pg_waldump.txt"
-    with text.open("w") as output:
-        subprocess.run(command, stdout=output, stderr=subprocess.DEVNULL, env={"LC_ALL": "C"}, check=False)
-    ready = {path.name.removesuffix(".ready") for path in (wal / "archive_status").glob("*.ready")}
-    control = instance.control_data()
-    from_here = segment_name(timeline, fork, control.wal_segment_size if control else DEFAULT_SEGMENT_SIZE)
-    for segment in sorted(path for path in wal.iterdir() if is_segment_name(path.name)):
-        if segment.name in ready or from_here <= segment.name < f"{timeline + 1:08X}":
-            shutil.copy2(segment, place / segment.name)
-    with text.open() as lines:
-        lost = count(lines)
-    lost = replace(lost, tables=_named(order, lost.tables), saved=str(place))
-    (place / "summary.json").write_text(json.dumps(lost.to_dict(), indent=2))
-    return lost
-
-
-def _named(order: Rejoin, tables: tuple[LostRows, ...]) -> tuple[LostRows, ...]:
-    """Names of the relations, asked of the primary, which has the same files under the same numbers."""
-    named = []
-    driver = session.require_psycopg()
-    for table in tables:
-        name = None
-        try:
-            with _connect(order) as connection:
-                row = connection.execute("SELECT datname FROM pg_database WHERE oid = %s", (table.database,)).fetchone()
-            if row:
-                base = libpq.parse(
-                    order.primary.conninfo
-                    or libpq.between_members(
-                        order.primary.address, order.primary.port, application_name="dbops.fleet rejoin"
-                    )
-                )
-                with session.connect_remote(libpq.build({**base, "dbname": row[0]})) as inside:
-                    found = inside.execute(
-                        "SELECT pg_filenode_relation(0, %s)::regclass::text", (table.relation,)
-                    ).fetchone()
-                name = f"{row[0]}: {found[0]}" if found and found[0] else None
-        except (driver.Error, FleetError, ValueError):
-            # A name is a convenience: without CONNECT on that database the numbers have to do.
-            name = None
-        named.append(replace(table, name=name))
-    return tuple(named)
 
 
 def _rewind(order: Rejoin, plan: RejoinPlan) -> None:
     """pg_rewind, between a mark that forbids to start what it leaves when it is interrupted, and its removal."""
     instance, data = order.instance, order.instance.data_directory
     if plan.checkpoint_source:
-        with _connect(order) as connection:
+        with connect(order) as connection:
             connection.execute("CHECKPOINT")
     _keep_configuration(order)
     order.state_directory.mkdir(parents=True, exist_ok=True)
@@ -482,7 +370,7 @@ def _start_as_standby(order: Rejoin) -> None:
 
 def _prove(order: Rejoin) -> dict[str, Any]:
     """It streams and has replayed (a delayed replica: received) a position that the primary reached after all this."""
-    with _connect(order) as connection:
+    with connect(order) as connection:
         row = connection.execute("SELECT pg_current_wal_lsn()").fetchone()
     target = Lsn.parse(row[0]) if row else Lsn(0)
     deadline = time.monotonic() + order.timeout

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import rejoin as rejoining
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.rejoin_order import Rejoin
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_params import instance_here, record_of
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.vantage import Target
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
@@ -18,7 +19,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo impo
 def rejoin(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     """Module `replica_rejoin`."""
     member, primary = record_of(Target, params["member"]), record_of(Target, params["primary"])
-    order = rejoining.Rejoin(
+    order = Rejoin(
         params["cluster"],
         member.name,
         member.address,

@@ -36,6 +36,8 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "journal",
         "lock",
         "rejoin",
+        "rejoin_lost",
+        "rejoin_order",
         "rejoin_synchronous",
         "sight",
         "switchover",
