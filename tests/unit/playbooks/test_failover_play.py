@@ -105,15 +105,3 @@ def test_several_processes_have_a_socket_directory_each(processes: int, hosts: l
     found = value(text, {"inventory_hostname": "pool1", "pgbouncer_processes": processes})
     assert [endpoint["host"] for endpoint in found] == hosts
     assert all(endpoint["port"] == 6432 for endpoint in found)
-
-
-@pytest.mark.parametrize(
-    ("poolers", "databases", "goes_on"),
-    [([], [], True), (["pool1"], [{"name": "orders"}], True), (["pool1"], [], False)],
-)
-def test_a_cluster_with_poolers_and_no_known_database_is_refused(
-    poolers: list[str], databases: list[dict[str, str]], goes_on: bool
-) -> None:
-    (task,) = (task for task in PLAYS["Ask for the cluster"]["tasks"] if "nobody knows" in task["name"])
-    known = {"__fleet_cluster_poolers": poolers, "__fleet_cluster_databases": databases}
-    assert value("{{ " + task["ansible.builtin.assert"]["that"] + " }}", known) is goes_on
