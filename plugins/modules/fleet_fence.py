@@ -17,6 +17,7 @@ author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - dbops.fleet.endpoints
 attributes:
   check_mode:
     support: full
@@ -30,9 +31,11 @@ options:
       - V(ssh) acts on this host - it masks the unit, leaves C(standby.signal) so that any start makes a standby, and
         stops the server, in the end by SIGKILL.
       - V(command) runs O(power_off_command) and reads O(power_state_command). Run it on the controller.
-      - V(ec2) stops O(instance_id) by force. Run it on the controller.
+      - V(ec2) stops O(instance_id) by force. Run it on the controller, which needs boto3.
+      - V(pooler_cut) changes nothing. It looks whether PgBouncer on this host, whose clients are held, lets nobody
+        through to O(addresses).
     type: str
-    choices: [ssh, command, ec2]
+    choices: [ssh, command, ec2, pooler_cut]
     required: true
   cluster:
     description: The cluster, for the mark that is left on the host.
@@ -68,6 +71,21 @@ options:
     description: Seconds for V(command) and V(ec2) in all.
     type: float
     default: 20
+  pooler:
+    description: For V(pooler_cut), inventory name of the pooler.
+    type: str
+  addresses:
+    description: For V(pooler_cut), every address or name that entries may have the old primary by.
+    type: list
+    elements: str
+  config_file:
+    description: For V(pooler_cut), PgBouncer's main file; its socket is used if O(endpoints) is empty.
+    type: path
+    default: /etc/pgbouncer/pgbouncer.ini
+  timeout_seconds:
+    description: For V(pooler_cut), how long to wait for the logins, and again for each answer.
+    type: float
+    default: 5
 seealso:
   - module: dbops.fleet.failover_plan_info
 """
@@ -85,9 +103,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rung:
-  description: What came of it, for the list of rungs in the request of M(dbops.fleet.primary_failover).
+  description: What came of it, for the list C(rungs) in the request of M(dbops.fleet.primary_failover).
   type: dict
-  returned: success
+  returned: success, not with O(driver=pooler_cut)
   contains:
     driver:
       description: The driver.
@@ -102,18 +120,24 @@ rung:
       type: list
       elements: str
       sample: ["the state command ended with 0 and said: Chassis Power is off"]
+cut:
+  description: What was found, for the list C(cuts) in that request. All poolers together are the fence.
+  type: dict
+  returned: success with O(driver=pooler_cut)
+  sample: {pooler: pool1, paused: true, servers: 0, error: null}
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbops.fleet.plugins.module_utils import adapter
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_fence import fence
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.options import CONSOLE_OPTIONS
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "driver": {"type": "str", "required": True, "choices": ["ssh", "command", "ec2"]},
+            "driver": {"type": "str", "required": True, "choices": ["ssh", "command", "ec2", "pooler_cut"]},
             "cluster": {"type": "str", "required": True},
             "version": {"type": "int"},
             "name": {"type": "str", "default": "main"},
@@ -124,10 +148,14 @@ def main() -> None:
             "instance_id": {"type": "str"},
             "region": {"type": "str"},
             "timeout": {"type": "float", "default": 20},
+            "pooler": {"type": "str"},
+            "addresses": {"type": "list", "elements": "str"},
+            **CONSOLE_OPTIONS,
         },
         required_if=[
             ("driver", "command", ["power_off_command", "power_state_command", "power_off_pattern"]),
             ("driver", "ec2", ["instance_id", "region"]),
+            ("driver", "pooler_cut", ["pooler", "addresses"]),
         ],
         supports_check_mode=True,
     )

@@ -95,6 +95,7 @@ class HostCluster:
         directory: for inventory, passwords and certificates; private.
         synchronous: commits wait for one replica, whichever is first.
         fencing: the inventory names commands that switch a host off.
+        variables: further ones of the inventory, for all hosts.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class HostCluster:
         fencing: bool = True,
         members: tuple[str, ...] = MEMBERS,
         poolers: tuple[str, ...] = POOLERS,
+        **variables: Any,
     ) -> None:
         self.hosts, self.directory, self.members, self.poolers = hosts, directory, members, poolers
         self._passfile = directory / "pgpass"
@@ -115,6 +117,7 @@ class HostCluster:
             "postgres_primary_databases": [{"name": "orders"}],
             # Tests fail over again and again.
             "fleet_failover_cooldown_seconds": 0,
+            **variables,
         }
         if synchronous:
             self._variables["fleet_synchronous"] = {"method": "ANY", "number": 1, "members": list(members)}
@@ -132,7 +135,7 @@ class HostCluster:
         Raises:
             RuntimeError: setup.yml failed; with its output.
         """
-        names = (*self.members, *self.poolers)
+        names = dict.fromkeys((*self.members, *self.poolers))
         (self.hosts.reset if fresh else self.hosts.up)(*names)
         done = self.play("setup", named=False)
         if not done.ok:
@@ -184,7 +187,7 @@ class HostCluster:
 
     def _inventory(self) -> list[Path]:
         connection, cluster = self.directory / "connection.yml", self.directory / "cluster.yml"
-        connection.write_text(self.hosts.inventory(*self.members, *self.poolers))
+        connection.write_text(self.hosts.inventory(*dict.fromkeys((*self.members, *self.poolers))))
         orders: dict[str, Any] = {name: {} for name in self.members}
         orders[self.members[0]]["fleet_initial_primary"] = True
         poolers = {name: {"pgbouncer_clusters": ["orders"]} for name in self.poolers}

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.synchronous import SyncRule
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
@@ -118,8 +119,8 @@ class PoolerCut(Record):
     """One pooler, looked at after it was told to let nobody through to the old primary.
 
     Attributes:
-        paused: every database entry that points to the old primary is paused.
-        servers: server connections to it that are still open, read from SHOW SERVERS.
+        paused: every database entry that points to the old primary is paused, at every process.
+        servers: server connections of these that a client works on.
         error: why it could not be looked at.
     """
 
@@ -132,6 +133,29 @@ class PoolerCut(Record):
     def cut(self) -> bool:
         """Whether nothing goes through this pooler to the old primary any more."""
         return self.error is None and self.paused and self.servers == 0
+
+
+def cut_of(pooler: str, processes: Iterable[Mapping[str, Any]], addresses: Collection[str]) -> PoolerCut:
+    """What the processes of a pooler say about the way to the old primary.
+
+    Args:
+        pooler: inventory name.
+        processes: `endpoints` of `pgbouncer_pool_info`.
+        addresses: of the old primary, in every form that an entry may have it. An entry without a host is PostgreSQL on
+            the pooler's own host, which may be the same one.
+    """
+    paused, servers = True, 0
+    for process in processes:
+        if process["error"] is not None:
+            return PoolerCut(pooler, error=process["error"])
+        there = {
+            name
+            for name, entry in process["databases"].items()
+            if name != "pgbouncer" and (entry["host"] is None or set(entry["host"].split(",")) & set(addresses))
+        }
+        paused &= process["globally_paused"] or all(process["databases"][name]["paused"] for name in there)
+        servers += sum(pool["sv_active"] for pool in process["pools"] if pool["database"] in there)
+    return PoolerCut(pooler, paused=paused, servers=servers)
 
 
 def pooler_cut(declared_only_way_in: bool, poolers: Iterable[PoolerCut]) -> Rung:
@@ -157,8 +181,8 @@ def _cut_text(pooler: PoolerCut) -> str:
     if not pooler.paused:
         return f"{pooler.pooler}: not paused"
     if pooler.servers is None:
-        return f"{pooler.pooler}: paused, connections to the old primary unknown"
-    return f"{pooler.pooler}: paused, {pooler.servers} connections to the old primary"
+        return f"{pooler.pooler}: paused, clients at work on the old primary unknown"
+    return f"{pooler.pooler}: paused, {pooler.servers} clients at work on the old primary"
 
 
 def quorum(

@@ -14,13 +14,18 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_ec2 i
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing_host import fence_host
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_params import instance_here
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.commands import gather
 
 
 def fence(params: Mapping[str, Any], check_mode: bool) -> Outcome:
-    """Module `fleet_fence`: one rung of the ladder."""
+    """Module `fleet_fence`: one rung of the ladder, or one pooler's part of it."""
     driver = params["driver"]
-    if check_mode:
+    if check_mode and driver != "pooler_cut":
         return Outcome(True, {"rung": fencing.Rung(driver, fencing.UNCONFIRMED, ("check mode",)).to_dict()})
+    if driver == "pooler_cut":
+        found = gather(params, check_mode).result["endpoints"]
+        cut = fencing.cut_of(params["pooler"], found.values(), params["addresses"])
+        return Outcome(False, {"cut": cut.to_dict()})
     if driver == "ssh":
         instance = instance_here(params["version"], params["name"])
         rung = fence_host(instance, params["cluster"], stop_timeout=params["stop_timeout"])

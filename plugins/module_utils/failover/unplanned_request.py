@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import DEFAULT_PRIORITY, Policy
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import Rung
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import PoolerCut, Rung
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import PoolerPlace
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
@@ -63,6 +63,8 @@ class FailoverRequest(Record):
         old: the lost primary.
         replicas: all others, also those that do not answer.
         rungs: what the drivers of the fence found before.
+        poolers_are_the_only_way_in: the operator's `fencing_poolers_are_the_only_way_in`.
+        cuts: what was found at each pooler after clients were held; looked at only with that.
         without_fence: the operator named the cluster in `fleet_failover_without_fence`.
         synchronous: last known synchronous_standby_names, without the old primary; None where not known.
         synchronous_commit: last known.
@@ -82,6 +84,8 @@ class FailoverRequest(Record):
     replicas: tuple[Member, ...]
     rungs: tuple[Rung, ...] = ()
     policy: Policy = field(default_factory=Policy)
+    poolers_are_the_only_way_in: bool = False
+    cuts: tuple[PoolerCut, ...] = ()
     without_fence: bool = False
     synchronous: str | None = None
     synchronous_commit: str | None = None

@@ -180,6 +180,8 @@ def fence(run: Run) -> dict[str, Any]:
     request = run.request
     rule = None if request.synchronous is None else SyncRule.parse(request.synchronous)
     rungs = [rung for rung in request.rungs if rung.driver != "quorum"]
+    if request.poolers_are_the_only_way_in:
+        rungs.append(fencing.pooler_cut(True, request.cuts))
     rungs.append(fencing.quorum(rule, request.synchronous_commit, run.state["frozen"]))
     verdict = fencing.judge_ladder(request.old.name, request.old.address, rungs, cluster=request.cluster)
     if not verdict.confirmed and not request.without_fence:

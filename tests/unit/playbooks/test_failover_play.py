@@ -26,11 +26,12 @@ def value(text: str, known: dict[str, Any]) -> Any:
     return JINJA.from_string(text).render(known)
 
 
-def tasks_of(host: str, action: str, *, answers: bool) -> list[str]:
-    """Names of the play's top tasks that this host runs; db1 is the primary."""
+def tasks_of(host: str, action: str, *, answers: bool, **primary: Any) -> list[str]:
+    """Names of the play's top tasks that this host runs; db1 is the primary, with these variables."""
     known: dict[str, Any] = {
         "ansible_check_mode": False,
         "inventory_hostname": host,
+        "hostvars": {"db1": primary},
         "__fleet_cluster_poolers": POOLERS,
         "__fleet_plan": {"action": action, "primary": "db1"},
     }
@@ -60,6 +61,31 @@ def test_a_pooler_holds_clients_only_in_a_failover_and_only_where_it_answers() -
     assert tasks_of("pool1", "fail_over", answers=False) == []
     assert tasks_of("pool1", "restart", answers=True) == []
     assert tasks_of("pool1", "finish", answers=True) == []
+
+
+def test_poolers_that_are_the_only_way_in_are_looked_at_after_they_hold_clients() -> None:
+    declared = {"fencing_poolers_are_the_only_way_in": True}
+    looked = "See whether anything still goes through to the old primary"
+    assert tasks_of("pool1", "fail_over", answers=True, **declared) == ["Hold clients", looked]
+    assert tasks_of("pool1", "fail_over", answers=False, **declared) == []
+    assert tasks_of("db1", "fail_over", answers=False, **declared) == ["Fence the old primary"]
+
+
+def test_a_pooler_that_was_not_looked_at_is_no_part_of_the_fence() -> None:
+    cut = {"pooler": "pool1", "paused": True, "servers": 0, "error": None}
+    known = {
+        "__fleet_cluster_poolers": ["pool1", "pool2", "pool3"],
+        "hostvars": {
+            "pool1": {"__fleet_cut": {"cut": cut}},
+            "pool2": {"__fleet_cut": {"msg": "no socket"}},
+            "pool3": {},
+        },
+    }
+    assert value(PLAYS["Promote"]["vars"]["__fleet_cuts"], known) == [
+        cut,
+        {"pooler": "pool2", "error": "no socket"},
+        {"pooler": "pool3", "error": "it does not answer"},
+    ]
 
 
 def test_other_members_are_left_alone() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from itertools import combinations, product
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing impor
     PoolerCut,
     Rung,
     command_says_off,
+    cut_of,
     judge_ladder,
     pooler_cut,
     quorum,
@@ -81,6 +83,38 @@ CUT = PoolerCut("p1", paused=True, servers=0)
 def test_one_pooler_that_is_not_seen_cut_spoils_the_fence(uncut: PoolerCut) -> None:
     assert pooler_cut(True, [CUT, CUT]).status == CONFIRMED
     assert pooler_cut(True, [CUT, uncut]).status == UNCONFIRMED
+
+
+def process(host: str | None, *, paused: bool, active: int = 0, **more: Any) -> dict[str, Any]:
+    """One of PgBouncer's, as `pgbouncer_pool_info` tells: an entry that is written to, and one for readers."""
+    entries = {
+        "orders": {"host": host, "paused": paused},
+        "orders_ro": {"host": "192.0.2.2,192.0.2.3", "paused": False},
+        "pgbouncer": {"host": None, "paused": False},
+    }
+    pools = [{"database": "orders", "sv_active": active}, {"database": "orders_ro", "sv_active": 7}]
+    return {"error": None, "globally_paused": False, "databases": entries, "pools": pools, **more}
+
+
+def test_a_pooler_is_cut_when_every_entry_of_every_process_that_leads_there_is_paused() -> None:
+    old = ("n1", "192.0.2.1")
+    cut, open_, elsewhere = (
+        process("192.0.2.1", paused=True),
+        process("192.0.2.1", paused=False),
+        process("192.0.2.2", paused=False),
+    )
+    assert cut_of("p1", [cut, cut], old) == PoolerCut("p1", paused=True, servers=0)
+    assert cut_of("p1", [elsewhere], old).cut
+    assert cut_of("p1", [process("192.0.2.1", paused=False, globally_paused=True)], old).cut
+    for uncut in (
+        [cut, open_],
+        [process("n1", paused=False)],
+        [process("192.0.2.3,192.0.2.1", paused=False)],
+        [process(None, paused=False)],
+        [process("192.0.2.1", paused=True, active=1)],
+        [cut, {"error": "no answer"}],
+    ):
+        assert not cut_of("p1", uncut, old).cut
 
 
 def test_the_poolers_are_a_fence_only_where_declared_to_be_the_only_way_in() -> None:

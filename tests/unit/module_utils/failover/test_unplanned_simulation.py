@@ -20,7 +20,7 @@ import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.failover import unplanned_engine as engine
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.election import Policy
-from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import CONFIRMED, Rung
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.fencing import CONFIRMED, PoolerCut, Rung
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.journal import Entry, Journal, Progress, read
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import PoolerPlace
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.synchronous import SyncRule
@@ -398,6 +398,21 @@ def test_without_a_confirmed_fence_nothing_is_promoted_and_everything_put_back(t
     assert end["details"]["code"] == "fencing_unconfirmed"
     assert len(end["details"]["fence"]["manual"]) == 4
     assert_settled(cluster, end)
+
+
+def test_poolers_that_are_the_only_way_in_are_the_fence_when_all_of_them_are_cut(tmp_path: Path) -> None:
+    cluster = Cluster()
+    cuts = (PoolerCut("pool1", paused=True, servers=0), PoolerCut("pool2", error="it does not answer"))
+    order = request(cluster, rungs=(), poolers_are_the_only_way_in=True, cuts=cuts)
+    end = carry_out(cluster, order, tmp_path)
+    assert end["details"]["code"] == "fencing_unconfirmed"
+    assert_settled(cluster, end)
+    end = carry_out(cluster, replace(order, poolers_are_the_only_way_in=False, cuts=cuts[:1]), tmp_path, 1)
+    assert end["details"]["code"] == "fencing_unconfirmed"
+    end = carry_out(cluster, replace(order, cuts=cuts[:1]), tmp_path, 2)
+    assert end["state"] == "ok", end
+    fence = Progress.of(read(tmp_path / "2.jsonl")).state["fence"]
+    assert (fence["driver"], fence["level"]) == ("pooler_cut", "clients")
 
 
 def test_the_operators_word_replaces_the_fence_and_the_record_says_so(tmp_path: Path) -> None:
