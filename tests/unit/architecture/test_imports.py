@@ -38,6 +38,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "rejoin",
         "rejoin_lost",
         "rejoin_order",
+        "rejoin_rewind",
         "rejoin_synchronous",
         "sight",
         "switchover",
