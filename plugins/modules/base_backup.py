@@ -68,10 +68,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 results:
-  description: One entry for each repository.
+  description: One entry for each repository; after a failure one for each that did not fail.
   type: list
   elements: dict
-  returned: success
+  returned: success, or failure in a repository
   contains:
     repository:
       description: Its name.

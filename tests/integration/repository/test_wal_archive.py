@@ -225,7 +225,8 @@ def test_two_clusters_cannot_share_a_repository(engine: Engine, servers: Servers
     foreign = Engine(servers, other, engine.settings["repositories"], cluster="invoices")
     assert "belongs to cluster orders" in foreign.dbops("init", status=1).stderr
     same_name = Engine(servers, other, engine.settings["repositories"])
-    assert "keeps system identifier" in same_name.dbops("wal", "push", "x", status=1).stderr
+    path = other.data / "pg_wal" / other.value("SELECT pg_walfile_name(pg_switch_wal())")
+    assert "keeps system identifier" in same_name.dbops("wal", "push", str(path), status=1).stderr
 
 
 def test_archive_command_is_fast_while_look_ahead_holds(engine: Engine) -> None:

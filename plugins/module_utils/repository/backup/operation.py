@@ -8,12 +8,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import account, server
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.take import base_of, refuse_unfit, take
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Listed, shown
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import load
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.cluster import Cluster
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config, load
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import together
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore.run import offered
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
@@ -26,35 +29,47 @@ def ensure(params: dict[str, Any], check_mode: bool) -> Outcome:
     """For `dbops.fleet.base_backup`: a backup in every repository that has no recent one."""
     config = load(params["config_file"])
     names = [params["repository"]] if params["repository"] else [one.name for one in config.repositories]
-    results = []
+    results: list[dict[str, Any]] = []
+    errors: list[FleetError] = []
     with account.owner_of(config.data_directory):
         cluster = clusters.read(config)
         for name in names:
-            repository = open_first(config, name)
-            repository.check_system(cluster.system, cluster.major)
-            shelf = Shelf(repository, cluster.system)
-            listed = shelf.listed()
-            recent = _recent(listed, params["max_age_hours"])
-            if recent is not None:
-                results.append({"repository": name, "taken": False, "plan": "", "backup": recent.backup.to_dict()})
-                continue
-            base = None if params["full"] else base_of(listed)
-            plan = f"incremental to {base.id}" if base else "full"
-            if check_mode:
-                with server.connected(config) as session:
-                    refuse_unfit(session)
-                results.append({"repository": name, "taken": True, "plan": plan, "backup": None})
-                continue
-            entry = take(
-                config,
-                repository,
-                full=params["full"],
-                fast=params["checkpoint"] == "fast",
-                wal_timeout_seconds=params["wal_timeout"],
-            )
-            results.append({"repository": name, "taken": True, "plan": plan, "backup": entry.to_dict()})
+            try:
+                results.append(_ensure_in(name, config, cluster, params, check_mode))
+            except FleetError as error:
+                errors.append(error)
+    if errors:
+        # One repository that is down keeps the backup out of no other.
+        failure = together(errors)
+        failure.details["results"] = results
+        raise failure
     taken = [one["repository"] for one in results if one["taken"]]
     return Outcome(bool(taken), {"results": results}, after=[f"{name}: a new backup" for name in taken] or None)
+
+
+def _ensure_in(name: str, config: Config, cluster: Cluster, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """What was done, or would be, in one repository."""
+    repository = open_first(config, name)
+    repository.check_system(cluster.system, cluster.major)
+    shelf = Shelf(repository, cluster.system)
+    listed = shelf.listed()
+    recent = _recent(listed, params["max_age_hours"])
+    if recent is not None:
+        return {"repository": name, "taken": False, "plan": "", "backup": recent.backup.to_dict()}
+    base = None if params["full"] else base_of(listed)
+    plan = f"incremental to {base.id}" if base else "full"
+    if check_mode:
+        with server.connected(config) as session:
+            refuse_unfit(session, shelf)
+        return {"repository": name, "taken": True, "plan": plan, "backup": None}
+    entry = take(
+        config,
+        repository,
+        full=params["full"],
+        fast=params["checkpoint"] == "fast",
+        wal_timeout_seconds=params["wal_timeout"],
+    )
+    return {"repository": name, "taken": True, "plan": plan, "backup": entry.to_dict()}
 
 
 def read(params: dict[str, Any], check_mode: bool) -> Outcome:

@@ -40,6 +40,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf impor
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import REPLAY_LIMITS
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.gaps import missing
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.inventory import read as read_archive
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.push import hashes
 
 TOOL = "dbops.fleet 1"
 PROGRESS_SECONDS = 10.0
@@ -79,7 +80,7 @@ def take(
     repository.prepare_writing()
     shelf = Shelf(repository, cluster.system)
     with only_one(config, "backup"), server.connected(config) as session:
-        facts = refuse_unfit(session)
+        facts = refuse_unfit(session, shelf)
         base, known = _lent(shelf, None if full else base_of(shelf.listed()))
         name = functools.partial(new_id, incremental=base is not None)
         if yielding:
@@ -133,14 +134,18 @@ def _writer(config: Config, shelf: Shelf, backup: str, known: KnownFrames) -> Wr
     return Writer(shelf.repository, shelf.system, backup, known, level=options.level, threads=options.threads)
 
 
-def refuse_unfit(session: Any) -> dict[str, Any]:
-    """A backup without its WAL is worth nothing, so it is not begun where that cannot arrive."""
+def refuse_unfit(session: Any, shelf: Shelf) -> dict[str, Any]:
+    """A backup without its WAL is worth nothing, so it is not begun where that cannot arrive.
+
+    What the server is refused may be the matter of another repository: this one then has the segment.
+    """
     view = server.view(session)
     if not view.in_recovery and view.archive_mode == "off":
         raise Refused("This server does not archive its WAL (archive_mode is off)", remedy="Apply the role `backup`.")
-    if not view.in_recovery and view.failing:
+    failed = view.last_failed_wal if not view.in_recovery and view.failing else None
+    if failed is not None and not hashes(shelf.repository, shelf.system, failed):
         raise Refused(
-            f"Archiving is failing ({view.last_failed_wal}), so the backup could not be completed",
+            f"Archiving is failing ({failed}), so the backup could not be completed",
             remedy="See `dbops wal status` and PostgreSQL's log.",
         )
     names = [*REPLAY_LIMITS, "shared_preload_libraries", "wal_level", "data_checksums", "block_size", "server_version"]

@@ -33,7 +33,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.jobs.settin
     rule_of,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.maintain import check, drill, expire, metrics
-from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import AnotherBegan
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import AnotherBegan, together
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import parse_target
@@ -117,99 +117,101 @@ class Jobs:
         return dict(zip(JOBS, known, strict=True))[job]
 
     def _backup(self) -> Answer:
-        told, taken = [], False
-        for repository in self._config.repositories:
-            shelf = self._shelf(repository.name)
-            newest = max((item.backup.start_time for item in shelf.listed()), default=None)
-            now = time.time()
-            running = [one.newest for one in shelf.unfinished() if now - one.newest < RUNNING_SECONDS]
-            mine = self._turn("backup", turn.Done(newest, min(running, default=None)))
-            if not mine.here:
-                told.append(f"{repository.name}: {mine.reason}")
-                continue
-            log.info("%s: %s", repository.name, mine.reason)
-            try:
-                entry = take(
-                    self._config, shelf.repository, full=False, fast=False, wal_timeout_seconds=600, yielding=True
-                )
-            except AnotherBegan as error:
-                told.append(f"{repository.name}: {error.message}")
-                continue
-            taken = True
-            told.append(f"{repository.name}: took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent")
-        return records.DONE if taken else records.ELSEWHERE, "; ".join(told)
+        return self._everywhere(self._backup_to)
+
+    def _backup_to(self, shelf: Shelf) -> Answer:
+        newest = max((item.backup.start_time for item in shelf.listed()), default=None)
+        now = time.time()
+        running = [one.newest for one in shelf.unfinished() if now - one.newest < RUNNING_SECONDS]
+        mine = self._turn("backup", turn.Done(newest, min(running, default=None)))
+        if not mine.here:
+            return records.ELSEWHERE, mine.reason
+        log.info("%s: %s", shelf.repository.name, mine.reason)
+        try:
+            entry = take(self._config, shelf.repository, full=False, fast=False, wal_timeout_seconds=600, yielding=True)
+        except AnotherBegan as error:
+            return records.ELSEWHERE, error.message
+        return records.DONE, f"took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent"
 
     def _dump(self) -> Answer:
-        wanted = _wanted(self._config)
-        told, taken = [], False
-        for repository in self._config.repositories:
-            shelf = self._shelf(repository.name)
-            newest = max((one.dump.start_time for one in _series(shelf, self._config)), default=None)
-            now = time.time()
-            running = [one.newest for one in shelf.unfinished_dumps() if now - one.newest < RUNNING_SECONDS]
-            mine = self._turn("dump", turn.Done(newest, min(running, default=None)))
-            if not mine.here:
-                told.append(f"{repository.name}: {mine.reason}")
-                continue
-            log.info("%s: %s", repository.name, mine.reason)
-            entry = take_dump(self._config, shelf.repository, wanted)
-            taken = True
-            told.append(f"{repository.name}: took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent")
-        return records.DONE if taken else records.ELSEWHERE, "; ".join(told)
+        return self._everywhere(self._dump_to)
+
+    def _dump_to(self, shelf: Shelf) -> Answer:
+        newest = max((one.dump.start_time for one in _series(shelf, self._config)), default=None)
+        now = time.time()
+        running = [one.newest for one in shelf.unfinished_dumps() if now - one.newest < RUNNING_SECONDS]
+        mine = self._turn("dump", turn.Done(newest, min(running, default=None)))
+        if not mine.here:
+            return records.ELSEWHERE, mine.reason
+        log.info("%s: %s", shelf.repository.name, mine.reason)
+        entry = take_dump(self._config, shelf.repository, _wanted(self._config))
+        return records.DONE, f"took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent"
 
     def _expire(self) -> Answer:
         mine = self._turn("expire", turn.Done())
-        if not mine.here:
-            return records.ELSEWHERE, mine.reason
-        told = []
-        for repository in self._config.repositories:
-            shelf = self._shelf(repository.name)
-            removal = expire.decide(shelf, self._config.retention, self._config.dump_retention)
-            expire.carry_out(shelf, removal)
-            told.append(
-                f"{repository.name}: {len(removal.decided.remove)} backups, {len(removal.dumps.remove)} dumps and "
-                f"{len(removal.segments)} WAL segments "
-                f"deleted, {len(removal.decided.keep)} backups kept"
-            )
-        return records.DONE, "; ".join(told)
+        return self._everywhere(self._expire_in) if mine.here else (records.ELSEWHERE, mine.reason)
+
+    def _expire_in(self, shelf: Shelf) -> Answer:
+        removal = expire.decide(shelf, self._config.retention, self._config.dump_retention)
+        expire.carry_out(shelf, removal)
+        return records.DONE, (
+            f"{len(removal.decided.remove)} backups, {len(removal.dumps.remove)} dumps and {len(removal.segments)} "
+            f"WAL segments deleted, {len(removal.decided.keep)} backups kept"
+        )
 
     def _check(self) -> Answer:
         mine = self._turn("check", turn.Done())
-        if not mine.here:
-            return records.ELSEWHERE, mine.reason
-        told = []
-        for repository in self._config.repositories:
-            report = check.check(
-                self._shelf(repository.name), parts=self._settings.check_parts, threads=self._config.backup.threads
+        return self._everywhere(self._check_in) if mine.here else (records.ELSEWHERE, mine.reason)
+
+    def _check_in(self, shelf: Shelf) -> Answer:
+        report = check.check(shelf, parts=self._settings.check_parts, threads=self._config.backup.threads)
+        if report.problems:
+            raise OperationFailed(
+                f"Repository {shelf.repository.name}: {'; '.join(report.problems[:5])}",
+                remedy="Run `dbops check --all`, and take a new backup.",
             )
-            if report.problems:
-                raise OperationFailed(
-                    f"Repository {repository.name}: {'; '.join(report.problems[:5])}",
-                    remedy="Run `dbops check --all`, and take a new backup.",
-                )
-            told.append(f"{repository.name}: {report.wal_files} WAL files and {report.frames} frames are as written")
-        return records.DONE, "; ".join(told)
+        return records.DONE, f"{report.wal_files} WAL files and {report.frames} frames are as written"
 
     def _drill(self) -> Answer:
-        repository = open_first(self._config)
-        shelf = self._shelf(repository.name)
+        return self._everywhere(self._drill_from)
+
+    def _drill_from(self, shelf: Shelf) -> Answer:
         mine = self._turn("drill", turn.Done(_newest_drill(shelf, good=False)))
         if not mine.here:
             return records.ELSEWHERE, mine.reason
-        directory = Path(self._settings.drill_directory)
         verification = drill.drill(
             self._config,
             self._config_file,
             self._installed,
             shelf,
-            directory=directory,
+            directory=Path(self._settings.drill_directory),
             target=parse_target("latest"),
             checks=[drill.Check(database, query) for database, query in self._settings.drill_checks],
         )
         if not verification.good:
-            raise OperationFailed(f"{verification.backup} of {repository.name}: {verification.message}")
+            raise OperationFailed(f"{verification.backup} of {shelf.repository.name}: {verification.message}")
         seconds = verification.figures.get("rto_seconds", 0)
-        return records.DONE, f"{repository.name}: {verification.backup} {verification.message} in {seconds:.0f} s"
+        return records.DONE, f"{verification.backup} {verification.message} in {seconds:.0f} s"
+
+    def _everywhere(self, act: Callable[[Shelf], Answer]) -> Answer:
+        """Do a job for each repository. One that is down keeps it from no other, and fails the job after all."""
+        told: list[str] = []
+        errors: list[FleetError] = []
+        outcome = records.ELSEWHERE
+        for settings in self._config.repositories:
+            try:
+                done, message = act(self._shelf(settings.name))
+            except FleetError as error:
+                log.error("%s: %s", settings.name, error)
+                errors.append(error)
+                continue
+            log.info("%s: %s", settings.name, message)
+            told.append(f"{settings.name}: {message}")
+            if done == records.DONE:
+                outcome = done
+        if errors:
+            raise together(errors)
+        return outcome, "; ".join(told)
 
     def _watch(self) -> Answer:
         """Look at everything, write the metrics, and fail when something is critical."""
