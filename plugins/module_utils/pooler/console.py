@@ -43,7 +43,6 @@ class Endpoint:
             user is the one of the PgBouncer process; a process of root becomes that user for the moment of the login.
         password: left out, libpq looks into `passfile`.
         sslmode, sslrootcert: for TCP only.
-        dbname: the console, or a database to send a query through the pool to.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Endpoint:
     passfile: str | None = None
     sslmode: str = "verify-full"
     sslrootcert: str | None = None
-    dbname: str = "pgbouncer"
 
     @property
     def is_local(self) -> bool:
@@ -72,7 +70,7 @@ class Endpoint:
             "host": self.host,
             "port": str(self.port),
             "user": self.user,
-            "dbname": self.dbname,
+            "dbname": "pgbouncer",
             "application_name": application_name,
         }
         if self.password is not None:
@@ -115,30 +113,6 @@ class Console:
         self.endpoint = endpoint
         self._connection = connection
         self._results: list[PGresult] = []
-
-    def execute(self, command: str, timeout_seconds: float = 5.0) -> tuple[Row, ...]:
-        """Run one command and give its rows.
-
-        Raises:
-            OperationFailed: PgBouncer refused the command, or the answer did not come in time.
-        """
-        reply = run_together([(self, command)], timeout_seconds)[0]
-        if reply.error is not None:
-            raise OperationFailed(
-                f"PgBouncer answered {command!r} with: {reply.error}",
-                host=self.endpoint.name,
-                remedy="Its log says more.",
-            )
-        return reply.rows
-
-    def send_and_close(self, command: str) -> None:
-        """Send a command and hang up without waiting for the answer.
-
-        A process that is frozen now reads it when it is thawed, before it notices that nobody is there any more.
-        """
-        with contextlib.suppress(Exception):
-            self.start(command)
-        self.close()
 
     def close(self) -> None:
         """Hang up. Closing a console that waits in a PAUSE leaves that database paused."""
@@ -205,18 +179,6 @@ def open_together(
                     del waiting[number]
                     outcomes[number] = _finish_login(endpoints[number], connection)
     return [outcomes[number] for number in range(len(endpoints))]
-
-
-def open_console(endpoint: Endpoint, timeout_seconds: float = 5.0, application_name: str = "dbops-fleet") -> Console:
-    """Log in at one endpoint.
-
-    Raises:
-        OperationFailed: nobody answered there, or the login was refused.
-    """
-    outcome = open_together([endpoint], timeout_seconds, application_name)[0]
-    if isinstance(outcome, OperationFailed):
-        raise outcome
-    return outcome
 
 
 def run_together(work: Sequence[tuple[Console, str]], timeout_seconds: float) -> list[Reply]:

@@ -86,12 +86,6 @@ def pool_modes(facts: PoolerFacts, database: Database) -> frozenset[str]:
     return frozenset({own} | {p.pool_mode for p in facts.pools if p.database == database.name and p.pool_mode})
 
 
-def logins_in_flight(facts: PoolerFacts, databases: Iterable[str]) -> int:
-    """How many server connections of these databases are logging in; PAUSE when there are none."""
-    names = set(databases)
-    return sum(pool.sv_login for pool in facts.pools if pool.database in names)
-
-
 def target_matches(database: Database | None, host: str, port: int) -> bool:
     """Whether an entry points to exactly this server."""
     return database is not None and database.host == host and database.port == port

@@ -9,8 +9,8 @@ Every console is open before the first command, so that nothing but commands lie
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -141,7 +141,7 @@ class Poolers:
         replies = self._ask("SHOW DATABASES", timeout_seconds)
         return {name: tuple(map(Database.from_row, reply.rows)) for name, reply in replies.items() if reply.ok}
 
-    def pause(self, budget_seconds: float, login_wait_seconds: float | None = None) -> Pause:
+    def pause(self, budget_seconds: float) -> Pause:
         """Pause every database at every process at once, or none.
 
         PAUSE waits for transactions to end. A server connection that is logging in at that moment would be broken
@@ -149,19 +149,16 @@ class Poolers:
         new ones begin without a client's need.
 
         Args:
-            budget_seconds: until the last PAUSE must have answered.
-            login_wait_seconds: how much of it to wait for logins at most (half, if left out); 0 for a server that
-                is known to be dead.
+            budget_seconds: until the last PAUSE must have answered. Up to half of it is for the logins.
 
         Raises:
             PauseFailed: at least one did not answer in time; the others have been resumed.
         """
         started = time.monotonic()
-        patience = budget_seconds / 2 if login_wait_seconds is None else login_wait_seconds
         already = self._already_paused(budget_seconds / 2)
         self._keep_from_filling_pools(budget_seconds / 2)
         work = [held for held in self._held if held.pair not in already]
-        logins = self._wait_for_logins(started + patience)
+        logins = self._wait_for_logins(started + budget_seconds / 2)
         sent = time.monotonic()
         replies = run_together(
             [(held.pauser, f"PAUSE {identifier(held.database)}") for held in work], started + budget_seconds - sent
@@ -177,34 +174,14 @@ class Poolers:
             logins_in_flight=logins,
         )
 
-    def hold(self, patience_seconds: float) -> dict[str, str]:
-        """Keep clients away from servers that may be dead: PAUSE, and KILL where that does not come back.
-
-        KILL disconnects the clients of the database and leaves it paused as well. There is no undo here; `resume`
-        ends both.
-
-        Returns:
-            By endpoint: ``paused``, ``killed``, or the error where neither worked.
-        """
-        commands = [(held.pauser, f"PAUSE {identifier(held.database)}") for held in self._held]
-        replies = run_together(commands, patience_seconds)
-        stuck = [held for held, reply in zip(self._held, replies, strict=True) if not reply.ok]
-        outcome = {held.endpoint: "paused" for held in self._held}
-        killed = run_together([(held.rescuer, f"KILL {identifier(held.database)}") for held in stuck], patience_seconds)
-        for held, reply in zip(stuck, killed, strict=True):
-            outcome[held.endpoint] = "killed" if reply.ok else reply.error or ""
-        return outcome
-
-    def resume(self, timeout_seconds: float = 5.0, only: Collection[str] | None = None) -> Errors:
+    def resume(self, timeout_seconds: float = 5.0) -> Errors:
         """RESUME every database everywhere and verify it. One that is not paused is fine.
 
         Args:
             timeout_seconds: for the commands, and again for the verification.
-            only: names of endpoints, to leave the others paused.
         """
-        chosen = [held for held in self._held if only is None or held.endpoint in only]
-        unverified = self._resume(chosen, timeout_seconds)
-        errors: Errors = {held.endpoint: None for held in chosen}
+        unverified = self._resume(self._held, timeout_seconds)
+        errors: Errors = {held.endpoint: None for held in self._held}
         for held, reason in unverified:
             errors[held.endpoint] = f"{held.database}: {reason}"
         return errors
@@ -224,11 +201,6 @@ class Poolers:
         wanted, for databases with `wait_target`.
         """
         return {name: reply.error for name, reply in self._ask("RELOAD", timeout_seconds).items()}
-
-    def set_value(self, setting: str, value: str, timeout_seconds: float = 5.0) -> Errors:
-        """Change a setting in the running processes only; a later RELOAD brings back the one of the file."""
-        command = f"SET {setting} = {literal(value)}"
-        return {name: reply.error for name, reply in self._ask(command, timeout_seconds).items()}
 
     def wait_target(self, database: str, host: str, port: int, timeout_seconds: float = 1.0) -> Errors:
         """Wait until `database` points to this server everywhere, after a `reload`.
@@ -264,16 +236,6 @@ class Poolers:
                 )
             )
             for endpoint, reply in servers.items()
-        }
-
-    def application_names(self, timeout_seconds: float = 1.0) -> dict[str, frozenset[str]]:
-        """The application names of all logins at each console, by endpoint. An armed dead-man is one of them."""
-        replies = self._ask("SHOW CLIENTS", timeout_seconds)
-        return {
-            endpoint: frozenset(
-                row.get("application_name") or "" for row in reply.rows if row.get("database") == "pgbouncer"
-            )
-            for endpoint, reply in replies.items()
         }
 
     def _ask(self, command: str, timeout_seconds: float) -> dict[str, Reply]:
@@ -428,31 +390,3 @@ class Poolers:
             if not any(errors.values()) or time.monotonic() >= deadline:
                 return errors
             time.sleep(POLL_SECONDS)
-
-
-def query_through(
-    endpoints: Sequence[Endpoint], database: str, query: str, timeout_seconds: float = 2.0
-) -> dict[str, Reply]:
-    """Run a query as a client would, through each pooler, all at once: the proof that a pool works.
-
-    Args:
-        endpoints: with a user that may log in to the database, and its password or passfile.
-        database: the entry of PgBouncer.
-        query: such as ``SELECT pg_is_in_recovery(), inet_server_addr(), inet_server_port()``.
-        timeout_seconds: for the logins, and again for the answers.
-    """
-    outcomes = open_together([replace(endpoint, dbname=database) for endpoint in endpoints], timeout_seconds)
-    consoles = [outcome for outcome in outcomes if isinstance(outcome, Console)]
-    answers = dict(
-        zip(
-            (console.endpoint.name for console in consoles),
-            run_together([(console, query) for console in consoles], timeout_seconds),
-            strict=True,
-        )
-    )
-    for console in consoles:
-        console.close()
-    for outcome in outcomes:
-        if isinstance(outcome, OperationFailed):
-            answers[outcome.host or ""] = Reply(error=outcome.message)
-    return answers

@@ -20,7 +20,6 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.facts import (
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.judge import (
     holding_up,
-    logins_in_flight,
     pause_obstacles,
     target_matches,
 )
@@ -86,11 +85,6 @@ def test_names_each_obstacle(code: str, facts: PoolerFacts) -> None:
 def test_session_mode_can_be_accepted() -> None:
     session = replace(GOOD, databases=(replace(ORDERS, pool_mode="session"),))
     assert pause_obstacles(session, ["orders"], 5.0, accept_session_mode=True) == ()
-
-
-def test_counts_the_logins_of_these_databases_only() -> None:
-    facts = replace(GOOD, pools=(replace(POOL, sv_login=2), replace(POOL, database="other", sv_login=5)))
-    assert logins_in_flight(facts, ["orders"]) == 2
 
 
 @pytest.mark.parametrize(
