@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
 from typing import Any
 
@@ -23,6 +25,9 @@ def fence_ec2(instance_id: str, region: str, *, timeout: float = 120.0, client: 
         timeout: seconds. Stopping takes EC2 a few seconds to minutes, even by force.
         client: of boto3, for callers who have one; credentials are found as boto3 does.
     """
+    if client is None and importlib.util.find_spec("boto3") is None:
+        missing = f"{instance_id} could not be stopped: the controller's Python ({sys.executable}) has no boto3"
+        return Rung("ec2", UNCONFIRMED, (missing, "install it there: pip install boto3"))
     try:
         ec2 = client or _client(region)
         ec2.stop_instances(InstanceIds=[instance_id], Force=True)

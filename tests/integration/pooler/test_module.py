@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unplanned_fence import fence
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler import commands, deadman
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import PauseFailed
 from ansible_collections.dbops.fleet.tests.integration.poolers import Pooler, Poolers
@@ -299,6 +301,26 @@ def test_an_empty_list_of_databases_is_not_all_of_them(pool1: Pooler, state: str
     assert pool1.paused("orders")
     commands.manage(params(pool1, state="resumed"), False)
     assert not pool1.paused("orders")
+
+
+def test_a_pooler_lets_nobody_through_to_a_lost_primary_once_its_clients_are_held(
+    pool1: Pooler, database: Server
+) -> None:
+    """What `fleet_fence` sees of it, and so what counts as a fence."""
+
+    def cut(address: str) -> dict[str, Any]:
+        asked = {**params(pool1), "driver": "pooler_cut", "pooler": "pool1", "addresses": [address]}
+        return dict(fence(asked, False).result["cut"])
+
+    with contextlib.closing(pool1.connect("orders")) as client:
+        client.autocommit = False
+        client.execute("SELECT 1")
+        assert cut(database.address) == {"pooler": "pool1", "paused": False, "servers": 1, "error": None}
+        assert cut("192.0.2.9")["paused"]
+        commands.manage(params(pool1, state="killed", databases=[entry("orders")]), False)
+        assert cut(database.address) == {"pooler": "pool1", "paused": True, "servers": 0, "error": None}
+    pool1.kill()
+    assert cut(database.address)["error"]
 
 
 def test_reloads_reconnects_and_kills(pool1: Pooler) -> None:

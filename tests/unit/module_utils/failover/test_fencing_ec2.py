@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,3 +85,11 @@ def test_a_state_that_cannot_be_read_is_not_confirmed(ec2: Any, instance: str) -
     rung = fence_ec2(instance, REGION, timeout=0.1, client=Stubborn(ec2, OSError("no network")))
     assert rung.status == UNCONFIRMED
     assert "no network" in rung.evidence[-1]
+
+
+def test_a_controller_without_boto3_is_told_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    rung = fence_ec2("i-0123456789abcdef0", REGION, timeout=5)
+    assert rung.status == UNCONFIRMED
+    assert "has no boto3" in rung.evidence[0]
+    assert "pip install boto3" in rung.evidence[1]
