@@ -354,6 +354,7 @@ def test_47_a_segment_that_is_missing_in_the_middle_is_no_silent_end(engine: Eng
     assert not place(engine).exists()
 
 
+@pytest.mark.slow
 def test_47_a_last_segment_that_is_damaged_is_no_silent_end_either(engine: Engine) -> None:
     """The segment before it ends with a switch, so replay stands exactly where the last one begins."""
     engine.rows(1)
