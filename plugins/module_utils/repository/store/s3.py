@@ -75,6 +75,12 @@ class S3Settings:
     condition: tuple[str, str] = S3_CONDITION
 
 
+def _was_repeated(error: ObjectExists) -> bool:
+    """Whether botocore had sent the request before the one that this is the answer to."""
+    response = getattr(error.__cause__, "response", {})
+    return bool(response.get("ResponseMetadata", {}).get("RetryAttempts"))
+
+
 class S3Store:
     """Objects in a bucket, below a prefix."""
 
@@ -92,6 +98,14 @@ class S3Store:
         return f"{where} at {self._settings.endpoint}" if self._settings.endpoint else where
 
     def create(self, key: str, data: bytes) -> None:
+        try:
+            self._put(key, data)
+        except ObjectExists as error:
+            # After a repeated request the object can be this very one: the store took it, and its answer was lost.
+            if not _was_repeated(error) or self.read(key) != data:
+                raise
+
+    def _put(self, key: str, data: bytes) -> None:
         md5 = hashlib.md5(data, usedforsecurity=False)
         arguments: dict[str, Any] = {"ContentMD5": base64.b64encode(md5.digest()).decode("ascii")}
         if self._settings.storage_class:
@@ -107,8 +121,9 @@ class S3Store:
         etag = str(answer.get("ETag", "")).strip('"')
         if not etag:
             raise StoreUnavailable(f"{self.address}: the answer to writing {key} carries no ETag, so nothing is proven")
-        # With a KMS key the ETag is no MD5 of the content, and says nothing.
-        if self._settings.sse != "aws:kms" and _MD5.fullmatch(etag) and etag != md5.hexdigest():
+        # With a KMS key, which the bucket's default may bring, the ETag is no MD5 of the content, and says nothing.
+        encryption = str(answer.get("ServerSideEncryption") or self._settings.sse or "")
+        if not encryption.startswith("aws:kms") and _MD5.fullmatch(etag) and etag != md5.hexdigest():
             # Its name says that it is right, so the next try must not find it.
             self.delete(key)
             raise ObjectCorrupt(f"{self.address}: {key} arrived with MD5 {etag}, {md5.hexdigest()} was sent")

@@ -152,6 +152,33 @@ def test_a_success_without_proof_is_none(server: S3Server, tmp_path: Path) -> No
         store.create("a", b"content")
 
 
+def test_a_write_whose_answer_was_lost_is_no_write_of_somebody_else(server: S3Server, tmp_path: Path) -> None:
+    store = store_at(server, tmp_path)
+    server.lost_answers = 1
+    store.create("a", b"content")
+    assert [request for request in server.requests if request[0] == "PUT"] == [("PUT", "fleet/a")] * 2
+    with pytest.raises(ObjectExists):
+        store.create("a", b"content")
+
+
+def test_what_somebody_else_wrote_before_a_repeated_write_is_told(server: S3Server, tmp_path: Path) -> None:
+    store = store_at(server, tmp_path)
+    server.objects["fleet/a"] = b"another's"
+    server.faults = [slow_down]
+    with pytest.raises(ObjectExists):
+        store.create("a", b"content")
+    assert server.objects["fleet/a"] == b"another's"
+
+
+@pytest.mark.parametrize("encryption", ["aws:kms", "aws:kms:dsse"])
+def test_where_the_bucket_encrypts_with_kms_by_default_the_etag_proves_nothing_and_the_object_stays(
+    server: S3Server, tmp_path: Path, encryption: str
+) -> None:
+    server.encryption = encryption
+    store_at(server, tmp_path).create("a", b"content")
+    assert server.objects == {"fleet/a": b"content"}
+
+
 def test_an_unreachable_store_is_no_absence(tmp_path: Path) -> None:
     with S3Server() as server:
         store = store_at(server, tmp_path)
