@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Lsn
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
@@ -46,9 +47,16 @@ class ServerView(Record):
     last_failed_time: float | None = None
 
     @property
+    def archives(self) -> bool:
+        """Whether it is this server's turn to archive. What a standby's statistics say is of the time before."""
+        return not self.in_recovery or self.archive_mode == "always"
+
+    @property
     def failing(self) -> bool:
         """Whether the last try failed."""
-        return self.last_failed_time is not None and self.last_failed_time > (self.last_archived_time or 0)
+        if not self.archives or self.last_failed_time is None:
+            return False
+        return self.last_failed_time > (self.last_archived_time or 0)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class RepositoryView(Record):
         received_lsn: the end of what was received before its segment was full; None where nothing was.
         received_time: when that arrived, seconds since the epoch.
         received_timeline: of that.
+        horizon: timeline, as text -> number of the first segment that retention keeps without holes.
     """
 
     name: str
@@ -89,6 +98,7 @@ class RepositoryView(Record):
     received_lsn: Lsn | None = None
     received_time: float | None = None
     received_timeline: int | None = None
+    horizon: Mapping[str, int] = field(default_factory=dict)
 
     def timeline(self, number: int) -> TimelineReport | None:
         return next((report for report in self.timelines if report.timeline == number), None)
@@ -261,11 +271,16 @@ def _server_problems(server: ServerView, repositories: tuple[RepositoryView, ...
 
 
 def _lied(server: ServerView, view: RepositoryView) -> bool:
-    """Whether the last segment that PostgreSQL believes to be archived lies outside what the repository holds."""
+    """Whether the last segment that PostgreSQL believes to be archived lies outside what the repository holds.
+
+    What retention has removed since is no lie: a server that was a standby for long still has its old statistics.
+    """
     name = server.last_archived_wal
-    if name is None or len(name) != 24:
+    if not server.archives or name is None or len(name) != 24:
         return False
     segment = Segment.parse(name, server.segment_size)
+    if segment.number < view.horizon.get(str(segment.timeline), 0):
+        return False
     report = view.timeline(segment.timeline)
     return report is None or report.last < name
 

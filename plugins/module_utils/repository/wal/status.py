@@ -55,7 +55,10 @@ def _repository(settings: RepositorySettings, config: Config, cluster: Cluster) 
     length, arrived = archive.received[newest] if newest else (0, None)
     received = Lsn(newest.start + length) if newest else None
     timeline = newest.timeline if newest else None
-    return RepositoryView(settings.name, repository.store.address, None, timelines, received, arrived, timeline)
+    horizon = {str(one): number for one, number in archive.horizon.items()}
+    return RepositoryView(
+        settings.name, repository.store.address, None, timelines, received, arrived, timeline, horizon
+    )
 
 
 def prove(config: Config, *, timeout_seconds: float) -> dict[str, float | str]:

@@ -92,6 +92,26 @@ def test_a_failed_last_try_is_found() -> None:
     assert codes(state) == ["archive_failing"]
 
 
+def test_what_a_former_primary_did_long_ago_is_no_alarm() -> None:
+    """Its pg_stat_archiver keeps what it said when it was demoted."""
+    standby = replace(
+        SERVER, in_recovery=True, timeline=2, last_failed_wal=Segment(1, 4, SIZE).name, last_failed_time=NOW
+    )
+    state = judged(standby, view(1, 2))
+    assert state.archiving
+    assert [code for code in codes(state) if code.startswith("archive_")] == []
+    always = judged(replace(standby, archive_mode="always"), view(1, 2))
+    assert set(codes(always)) >= {"archive_failing", "archive_lies"}
+
+
+def test_what_retention_removed_since_is_no_lie() -> None:
+    promoted_again = replace(SERVER, timeline=3)
+    removed = replace(view(), horizon={"1": 4})
+    assert "archive_lies" not in codes(judged(promoted_again, removed))
+    assert "archive_lies" in codes(judged(promoted_again, replace(removed, horizon={"1": 3})))
+    assert ArchiveState.from_dict(judged(SERVER, removed).to_dict()) == judged(SERVER, removed)
+
+
 def test_a_gap_is_critical() -> None:
     state = judged(SERVER, view(1, 3, arrived=NOW - 400))
     assert codes(state)[0] == "archive_gap"
