@@ -65,6 +65,7 @@ class FailoverRequest(Record):
         rungs: what the drivers of the fence found before.
         poolers_are_the_only_way_in: the operator's `fencing_poolers_are_the_only_way_in`.
         cuts: what was found at each pooler after clients were held; looked at only with that.
+        cut_seconds: how much longer no pooler's timer lets its clients go, from the worker's start on.
         without_fence: the operator named the cluster in `fleet_failover_without_fence`.
         synchronous: last known synchronous_standby_names, without the old primary; None where not known.
         synchronous_commit: last known.
@@ -86,6 +87,7 @@ class FailoverRequest(Record):
     policy: Policy = field(default_factory=Policy)
     poolers_are_the_only_way_in: bool = False
     cuts: tuple[PoolerCut, ...] = ()
+    cut_seconds: float = 0.0
     without_fence: bool = False
     synchronous: str | None = None
     synchronous_commit: str | None = None

@@ -41,12 +41,17 @@ class Run:
     Attributes:
         state: what finished steps left for later ones, JSON-able; it is journalled.
         problems: sentences about what did not go as it should after the new primary took over.
+        started: when, by the world's clock.
     """
 
     request: FailoverRequest
     world: World
     state: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.world.monotonic()
 
     @property
     def new(self) -> Member:
@@ -249,6 +254,12 @@ def recheck(run: Run) -> None:
     """The last look before there is no way back: where no host was proven to be off, the primary may have returned."""
     if run.state["fence"]["level"] == "host":
         return
+    left = run.request.cut_seconds - (run.world.monotonic() - run.started)
+    if run.state["fence"]["level"] == "clients" and left < run.request.budgets.promote:
+        raise StepFailed(
+            f"the poolers' timers may let clients go to {run.request.old.name} in {max(left, 0):.0f} s, and a promotion "
+            f"may take {run.request.budgets.promote:.0f} s: set fleet_failover_pause_seconds higher"
+        )
     life = run.world.primary_answers()
     if life:
         raise StepFailed(f"{run.request.old.name} answers again ({life})")

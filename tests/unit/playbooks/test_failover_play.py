@@ -39,6 +39,7 @@ def tasks_of(host: str, action: str, *, answers: bool, **primary: Any) -> list[s
         known["__fleet_sight"] = {"sight": {"vantage": host}}
     for name in ("__fleet_answers", "__fleet_holds"):
         known[name] = value(PLAY["vars"][name], known)
+    known["__fleet_only_way_in"] = primary.get("fencing_poolers_are_the_only_way_in", False)
     first, *rest = PLAY["tasks"]
     assert first["ansible.builtin.meta"] == "end_host"
     if value("{{ " + first["when"] + " }}", known):
@@ -66,7 +67,8 @@ def test_a_pooler_holds_clients_only_in_a_failover_and_only_where_it_answers() -
 def test_poolers_that_are_the_only_way_in_are_looked_at_after_they_hold_clients() -> None:
     declared = {"fencing_poolers_are_the_only_way_in": True}
     looked = "See whether anything still goes through to the old primary"
-    assert tasks_of("pool1", "fail_over", answers=True, **declared) == ["Hold clients", looked]
+    noted = "Note when the time of this pooler's dead-man begins"
+    assert tasks_of("pool1", "fail_over", answers=True, **declared) == [noted, "Hold clients", looked]
     assert tasks_of("pool1", "fail_over", answers=False, **declared) == []
     assert tasks_of("db1", "fail_over", answers=False, **declared) == ["Fence the old primary"]
 
@@ -86,6 +88,29 @@ def test_a_pooler_that_was_not_looked_at_is_no_part_of_the_fence() -> None:
         {"pooler": "pool2", "error": "no socket"},
         {"pooler": "pool3", "error": "it does not answer"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("action", "state", "concerned"),
+    [
+        ("fail_over", "ok", True),
+        ("fail_over", "refused", True),
+        ("put_back", "rolled_back", True),
+        ("fail_over", "needs_operator", False),
+        ("restart", None, False),
+    ],
+)
+def test_poolers_are_pointed_again_after_every_end_that_is_known(action: str, state: str, concerned: bool) -> None:
+    leave_out = PLAYS["Let clients go"]["tasks"][0]
+    known = {
+        "ansible_check_mode": False,
+        "inventory_hostname": "pool1",
+        "__fleet_cluster_poolers": POOLERS,
+        "__fleet_plan": {"action": action},
+        "__fleet_sight": {"sight": {}},
+        "__fleet_end": {"state": state} if state else {},
+    }
+    assert value("{{ " + leave_out["when"] + " }}", known) is not concerned
 
 
 def test_other_members_are_left_alone() -> None:
