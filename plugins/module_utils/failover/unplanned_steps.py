@@ -257,8 +257,8 @@ def recheck(run: Run) -> None:
     left = run.request.cut_seconds - (run.world.monotonic() - run.started)
     if run.state["fence"]["level"] == "clients" and left < run.request.budgets.promote:
         raise StepFailed(
-            f"the poolers' timers may let clients go to {run.request.old.name} in {max(left, 0):.0f} s, and a promotion "
-            f"may take {run.request.budgets.promote:.0f} s: set fleet_failover_pause_seconds higher"
+            f"the poolers' timers may let clients go to {run.request.old.name} in {max(left, 0):.0f} s, and a "
+            f"promotion may take {run.request.budgets.promote:.0f} s: set fleet_failover_pause_seconds higher"
         )
     life = run.world.primary_answers()
     if life:
