@@ -15,6 +15,8 @@ from ansible_collections.dbops.fleet.tests.integration.repository.engine import 
 from ansible_collections.dbops.fleet.tests.integration.repository.test_modules import call
 from ansible_collections.dbops.fleet.tests.integration.servers import Servers, wait_until
 
+FAILING = "SELECT last_failed_time > last_archived_time FROM pg_stat_archiver"
+
 
 @pytest.fixture
 def two(servers: Servers) -> Iterator[Engine]:
@@ -38,8 +40,7 @@ def unmount(engine: Engine) -> tuple[Path, Path]:
     away = first.rename(first.with_name("away"))
     engine.rows(1)
     engine.switch()
-    failing = "SELECT last_failed_time > last_archived_time FROM pg_stat_archiver"
-    wait_until(lambda: engine.server.value(failing), "archiving to fail", 60)
+    wait_until(lambda: engine.server.value(FAILING), "archiving to fail", 60)
     return first, away
 
 
@@ -55,6 +56,7 @@ def test_jobs_go_on_in_the_second_repository_and_fail_for_the_first(two: Engine)
     assert two.json("list", "--repository", "second")[0]["verified"]["how"] == "drill"
     away.rename(first)
     assert backups(two, "local") == []
+    wait_until(lambda: not two.server.value(FAILING), "archiving to go on", 120)
     done = two.dbops("job", "backup").stdout
     assert "local: took" in done
     assert "second: took" in done

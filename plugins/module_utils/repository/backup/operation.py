@@ -60,7 +60,7 @@ def _ensure_in(name: str, config: Config, cluster: Cluster, params: dict[str, An
     plan = f"incremental to {base.id}" if base else "full"
     if check_mode:
         with server.connected(config) as session:
-            refuse_unfit(session, shelf)
+            refuse_unfit(session, config, shelf)
         return {"repository": name, "taken": True, "plan": plan, "backup": None}
     entry = take(
         config,

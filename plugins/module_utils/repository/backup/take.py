@@ -80,7 +80,7 @@ def take(
     repository.prepare_writing()
     shelf = Shelf(repository, cluster.system)
     with only_one(config, "backup"), server.connected(config) as session:
-        facts = refuse_unfit(session, shelf)
+        facts = refuse_unfit(session, config, shelf)
         base, known = _lent(shelf, None if full else base_of(shelf.listed()))
         name = functools.partial(new_id, incremental=base is not None)
         if yielding:
@@ -134,16 +134,16 @@ def _writer(config: Config, shelf: Shelf, backup: str, known: KnownFrames) -> Wr
     return Writer(shelf.repository, shelf.system, backup, known, level=options.level, threads=options.threads)
 
 
-def refuse_unfit(session: Any, shelf: Shelf) -> dict[str, Any]:
+def refuse_unfit(session: Any, config: Config, shelf: Shelf) -> dict[str, Any]:
     """A backup without its WAL is worth nothing, so it is not begun where that cannot arrive.
 
-    What the server is refused may be the matter of another repository: this one then has the segment.
+    With several repositories, what fails may be another one: this one then has the segment.
     """
     view = server.view(session)
     if not view.in_recovery and view.archive_mode == "off":
         raise Refused("This server does not archive its WAL (archive_mode is off)", remedy="Apply the role `backup`.")
     failed = view.last_failed_wal if not view.in_recovery and view.failing else None
-    if failed is not None and not hashes(shelf.repository, shelf.system, failed):
+    if failed is not None and (len(config.repositories) == 1 or not hashes(shelf.repository, shelf.system, failed)):
         raise Refused(
             f"Archiving is failing ({failed}), so the backup could not be completed",
             remedy="See `dbops wal status` and PostgreSQL's log.",
