@@ -18,6 +18,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.backup.take
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Listed, shown
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cli_wal import installed
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import together
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.restore import run
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
@@ -100,20 +101,27 @@ def _own_shelf(config: Config, options: argparse.Namespace) -> Shelf:
 def _backup(config: Config, options: argparse.Namespace) -> int:
     names = [options.repository] if options.repository else [settings.name for settings in config.repositories]
     entries = []
+    errors: list[FleetError] = []
     for name in names:
-        entry = take(
-            config,
-            open_first(config, name),
-            full=options.full,
-            fast=not options.spread,
-            wal_timeout_seconds=options.wal_timeout,
-        )
+        try:
+            entry = take(
+                config,
+                open_first(config, name),
+                full=options.full,
+                fast=not options.spread,
+                wal_timeout_seconds=options.wal_timeout,
+            )
+        except FleetError as error:
+            errors.append(error)  # the others get theirs all the same
+            continue
         entries.append({"repository": name, **entry.to_dict()})
         if not options.json:
             seconds = entry.stop_time - entry.start_time
             print(f"{name}: {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent, {seconds:.0f} s")
-    if options.json:
+    if options.json and (entries or not errors):
         print(json.dumps(entries))
+    if errors:
+        raise together(errors)
     return 0
 
 

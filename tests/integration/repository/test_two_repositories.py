@@ -77,3 +77,11 @@ def test_the_module_takes_the_backup_in_the_second_and_says_what_is_wrong_with_t
     (result,) = failure["results"]
     assert (result["repository"], result["taken"]) == ("second", True)
     assert backups(two, "second") == [result["backup"]["id"]]
+
+
+def test_the_command_takes_the_backup_in_the_second_and_fails_for_the_first(two: Engine) -> None:
+    unmount(two)
+    done = two.dbops("backup", status=1)
+    assert "second: " in done.stdout
+    assert "does not exist" in done.stderr
+    assert len(backups(two, "second")) == 1
