@@ -190,6 +190,22 @@ def test_an_archive_command_that_lied_is_found_out(engine: Engine) -> None:
     assert [gap["status"] for gap in state["repositories"][0]["timelines"][0]["gaps"]] == ["delayed"]
 
 
+def test_a_former_primary_raises_no_alarm_for_what_it_failed_to_archive(engine: Engine) -> None:
+    engine.archive()
+    ours = engine.server.settings["archive_command"]
+    engine.server.configure(archive_command="/bin/false").reload()
+    engine.rows(1)
+    engine.switch()
+    wait_until(lambda: engine.server.value("SELECT failed_count FROM pg_stat_archiver") > 0, "a failure", 60)
+    engine.server.configure(archive_command=ours).stop()
+    (engine.server.data / "standby.signal").touch()
+    engine.server.start()
+    assert engine.server.value("SELECT last_failed_time > last_archived_time FROM pg_stat_archiver")
+    state = engine.json("wal", "status")
+    assert state["server"]["in_recovery"]
+    assert not [problem for problem in state["problems"] if problem["code"] in ("archive_failing", "archive_lies")]
+
+
 def test_recovery_with_our_restore_command_stops_instead_of_losing_commits(engine: Engine, servers: Servers) -> None:
     """The fault that makes existing tools open the database with commits missing."""
     engine.rows(1)
