@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """List F: the primary is gone, or seems to be. Real servers on loopback.
 
-Elsewhere: power cuts under load, F13, F17, F19, F25 and second strikes on test hosts (test_failover_hosts.py); the
-worker killed at each journal step (test_failover_killed.py); the drivers of F05 also in unit tests
-(test_fencing_command.py, test_fencing_ec2.py). An EC2 that really stops instances is not to be had.
+Elsewhere: power cuts under load, F13, F17, F19, F25 and second strikes on test hosts (test_failover_hosts.py), and
+database hosts that are poolers too (test_failover_shared_hosts.py); the worker killed at each journal step
+(test_failover_killed.py); the drivers of F05 also in unit tests (test_fencing_command.py, test_fencing_ec2.py). An EC2
+that really stops instances is not to be had.
 
 F24, the promotion of another site, is here a replica that is never first choice while its cluster's other members are
 out of sight: one cluster may span sites, there is no operation on two clusters. For F25 a unit of Patroni's name runs;
@@ -163,6 +164,20 @@ def test_f11_what_lies_on_disk_counts_for_a_standby_that_was_restarted(cluster: 
     end = cluster.fail_over(OFF, primary="n1", candidate="n3")
     assert end["state"] in ("ok", "degraded"), end
     assert n3.value("SELECT count(*) FROM acked") == 3000
+
+
+def test_f23_a_stopped_upstream_of_a_cascade_is_not_taken_for_the_primary(servers: Servers, tmp_path: Path) -> None:
+    """n1's host cannot be looked at, and its server lives: with n2 gone for the primary, two would take writes."""
+    cluster = LoopbackCluster(servers, tmp_path)
+    n2 = cluster.servers["n2"]
+    n2.sql("SELECT pg_create_physical_replication_slot('n3')")
+    cluster.servers["n3"].follow(n2)
+    cluster.servers["n3"].wait_for_streaming()
+    n2.stop()
+    cluster.cut.add("n1")
+    end = cluster.fail_over(OFF)
+    assert (end["plan"].primary, end["refusals"][0]) == ("n1", "alive")
+    assert cluster.primaries() == ["n1"]
 
 
 def test_f14_a_candidate_that_dies_after_its_promotion_began_is_fenced_and_the_next_one_chosen(

@@ -40,11 +40,11 @@ def identify_primary(
         )
     if running:
         return running[0]
-    possible = [member.name for member in members if not member.is_standby]
+    if promoting is not None and any(member.name == promoting and not member.is_standby for member in members):
+        return promoting
+    possible = [member.name for member in members if not (member.is_standby or _was_standby(member))]
     if not possible and named in {member.name for member in members}:
         return str(named)
-    if promoting is not None and promoting in possible:
-        return promoting
     upstreams = {name for member in members if member.is_standby for name in _upstream(member, members)}
     followed = [name for name in possible if name in upstreams]
     found = followed or _were_primaries(members) or possible
@@ -55,7 +55,7 @@ def identify_primary(
     said = f"replicas follow {', '.join(found)}" if len(found) > 1 else "every member runs as a replica"
     remedy = "Name it: -e fleet_failover_primary=<member>."
     if not possible:
-        remedy += f" It answers as a replica: add -e fleet_failover_force={cluster} to have it fenced."
+        remedy += f" Where it answers as a replica, add -e fleet_failover_force={cluster} to have it fenced."
     raise Refused(
         f"it cannot be told which member of {cluster} was the primary: {said}",
         remedy=remedy,
@@ -78,6 +78,12 @@ def _upstream(member: MemberFacts, members: tuple[MemberFacts, ...]) -> list[str
         for host, port in places
         if host in (other.address, other.name) and int(port or 5432) == other.port
     ]
+
+
+def _was_standby(member: MemberFacts) -> bool:
+    """One that stopped as a standby: others may have followed it, and it was not the primary all the same."""
+    states = ("shut down in recovery", "in archive recovery")
+    return member.state == "stopped" and member.control is not None and member.control.state in states
 
 
 def _were_primaries(members: tuple[MemberFacts, ...]) -> list[str]:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
@@ -12,7 +15,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.lost_primary 
     identify_primary,
     last_known_rule,
 )
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.control import ControlData
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.facts import MemberFacts
+
+CONTROL = ControlData.parse((Path(__file__).parents[2] / "fixtures" / "pg_controldata" / "15.txt").read_text())
 
 
 def member(name: str, **values: object) -> MemberFacts:
@@ -85,6 +91,28 @@ def test_the_operators_word_does_not_stand_against_what_replicas_say() -> None:
 
 def test_with_every_member_in_recovery_it_cannot_be_told() -> None:
     assert refusal(standby("n1", "n2"), standby("n2", "n1")) == "no_lost_primary"
+
+
+def stopped(name: str, state: str) -> MemberFacts:
+    return member(name, state="stopped", control=replace(CONTROL, state=state))
+
+
+def test_a_replica_that_stopped_is_not_the_primary_even_where_others_cascade_from_it() -> None:
+    """n1's host does not answer, but its PostgreSQL may well."""
+    cascade = (stopped("n2", "shut down in recovery"), standby("n3", "192.0.2.2"))
+    assert found(member("n1"), *cascade) == "n1"
+    assert found(member("n1"), *cascade, named="n2") == "n1"
+    assert found(stopped("n1", "in production"), *cascade) == "n1"
+
+
+def test_the_operator_may_name_a_replica_where_every_member_is_one() -> None:
+    members = (stopped("n1", "shut down in recovery"), standby("n2"), standby("n3"))
+    assert refusal(*members) == "no_lost_primary"
+    assert found(*members, named="n1") == "n1"
+
+
+def test_a_candidate_that_died_in_its_promotion_is_the_one() -> None:
+    assert found(member("n1"), stopped("n2", "in archive recovery"), standby("n3"), promoting="n2") == "n2"
 
 
 def test_a_connection_string_that_cannot_be_read_tells_nothing() -> None:
