@@ -341,6 +341,36 @@ def test_18_and_19_what_passes_is_repeated_and_leaves_one_object(
     assert comes_back(repository, wal, wal.paths[0], tmp_path)
 
 
+def test_19_a_backup_outlives_the_lost_answer_to_each_kind_of_its_objects(
+    servers: Servers, store: S3Server, proxy: FaultProxy
+) -> None:
+    server = servers.primary("db1", archive_mode="on", archive_command="/bin/false")
+    credentials = servers.root / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = x\naws_secret_access_key = y\n")
+    repository = {
+        "name": "s3",
+        "type": "s3",
+        "bucket": "bucket",
+        "endpoint": proxy.endpoint,
+        "region": "us-east-1",
+        "path_style": True,
+        "credentials_file": str(credentials),
+    }
+    with Engine(servers, server, [repository]) as engine:
+        engine.dbops("init")
+        engine.use_archive_command()
+        engine.rows(1)
+        engine.archive()
+        kinds = ("/begun.json", "/pack-000001", "/index-000001", "/entry.json", "/catalog/")
+        for key in kinds:
+            proxy.add(cut_answer, method="PUT", key=key)
+        (entry,) = engine.json("backup")
+        written = [key for method, key in store.requests if method == "PUT"]
+        assert all(sum(kind in key for key in written) >= 2 for kind in kinds)
+        assert [one["id"] for one in engine.json("list")] == [entry["id"]]
+        assert engine.json("verify")["good"]
+
+
 @pytest.mark.parametrize("fault", [refuse(503, "SlowDown"), cut])
 def test_18_what_does_not_pass_ends_in_time(fault: Fault, wal: Wal, proxy: FaultProxy, tmp_path: Path) -> None:
     repository = s3(proxy.endpoint, tmp_path)
