@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, Refused
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import cluster as clusters
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Verification
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.cli_wal import archive_command, installed
@@ -20,6 +20,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump import
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.entry import is_dump
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump.plan import find
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.maintain import check, drill, expire, metrics
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import together
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import open_first
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.targets import parse_target
@@ -66,16 +67,23 @@ def _shelf(config: Config, options: argparse.Namespace) -> Shelf:
 def _expire(config: Config, options: argparse.Namespace) -> int:
     names = [options.repository] if options.repository else [settings.name for settings in config.repositories]
     reports = {}
+    errors: list[FleetError] = []
     for name in names:
-        shelf = Shelf(open_first(config, name), clusters.read(config).system)
-        removal = expire.decide(shelf, config.retention, config.dump_retention)
-        if not options.dry_run:
-            expire.carry_out(shelf, removal)
+        try:
+            shelf = Shelf(open_first(config, name), clusters.read(config).system)
+            removal = expire.decide(shelf, config.retention, config.dump_retention)
+            if not options.dry_run:
+                expire.carry_out(shelf, removal)
+        except FleetError as error:
+            errors.append(error)
+            continue
         reports[name] = removal.to_dict()
         if not options.json:
             _show_removal(name, removal, "would be deleted" if options.dry_run else "deleted")
-    if options.json:
+    if options.json and (reports or not errors):
         print(json.dumps(reports))
+    if errors:
+        raise together(errors)
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +44,9 @@ class Removal:
         dumps: the plan for dumps.
         listings: begun-marks and catalogue entries; these go first, so that nothing is listed whose data are going,
             and the marks before the entries, so that nothing looks as if its entry was lost.
-        objects: the data.
-        segments: names of the WAL segments among them.
+        objects: the data of backups and dumps.
+        wal: objects of WAL.
+        segments: names of the segments that these are of.
         size: bytes that become free.
         horizons: timeline -> number of the first segment that stays without holes, where WAL goes.
     """
@@ -54,6 +55,7 @@ class Removal:
     dumps: Plan
     listings: tuple[str, ...]
     objects: tuple[str, ...]
+    wal: tuple[str, ...]
     segments: tuple[str, ...]
     size: int
     horizons: Mapping[int, int]
@@ -64,7 +66,7 @@ class Removal:
             "keep": {one: list(why) for one, why in (*self.decided.keep.items(), *self.dumps.keep.items())},
             "remove": [*self.decided.remove, *self.dumps.remove],
             "wal_segments": len(self.segments),
-            "objects": len(self.listings) + len(self.objects),
+            "objects": len(self.listings) + len(self.objects) + len(self.wal),
             "bytes": self.size,
         }
 
@@ -104,24 +106,33 @@ def decide(shelf: Shelf, policy: Policy, dump_policy: Policy | None = None) -> R
             objects.append(item.key)
         size += item.size
     segments = removable_segments(archive.held, kept, decided.wal_from, archive.histories)
+    wal = []
     for key, stored in _wal_objects(shelf, set(segments)):
-        objects.append(key)
+        wal.append(key)
         size += stored
     names = tuple(segment.name for segment in segments)
     marks = horizons(segments, decided.wal_from)
-    return Removal(decided, dumps, tuple(listings), tuple(objects), names, size, marks)
+    return Removal(decided, dumps, tuple(listings), tuple(objects), tuple(wal), names, size, marks)
 
 
 def carry_out(shelf: Shelf, removal: Removal) -> None:
-    """Delete it. Killed half-way, the next run finds the rest."""
-    for timeline, number in removal.horizons.items():
-        _move_horizon(shelf, timeline, number)
+    """Delete it. Killed half-way, the next run finds the rest.
+
+    Before the marks of the horizon, which a disk without room would not take, go the backups.
+    """
     begun = [key for key in removal.listings if key.endswith("/begun.json")]
     entries = [key for key in removal.listings if not key.endswith("/begun.json")]
     for keys in (begun, entries, removal.objects):
-        with ThreadPoolExecutor(DELETING_THREADS) as workers:
-            list(workers.map(shelf.repository.store.delete, keys))
+        _delete(shelf, keys)
+    for timeline, number in removal.horizons.items():
+        _move_horizon(shelf, timeline, number)
+    _delete(shelf, removal.wal)
     shelf.repository.store.sweep(time.time() - ABANDONED_SECONDS)
+
+
+def _delete(shelf: Shelf, keys: Sequence[str]) -> None:
+    with ThreadPoolExecutor(DELETING_THREADS) as workers:
+        list(workers.map(shelf.repository.store.delete, keys))
 
 
 def _refuse_unlisted(shelf: Shelf) -> None:

@@ -17,11 +17,13 @@ from ansible_collections.dbops.fleet.plugins.module_utils.postgres.lsn import Ls
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import layout
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.catalog import Backup
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.maintain import expire
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.problems import StoreUnavailable
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.repository import Repository
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.retention import Policy
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.shelf import Shelf
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.store.directory import DirectoryStore
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.store.interface import StoredObject
+from ansible_collections.dbops.fleet.plugins.module_utils.repository.wal.segments import Segment
 
 SYSTEM = 1
 SIZE = 16 << 20
@@ -146,3 +148,30 @@ def test_what_a_killed_run_left_and_what_was_given_up_goes(shelf: Shelf, store: 
     expire.carry_out(shelf, removal)
     assert whole(shelf) == [BASE]
     assert not list(store.list(layout.backup_prefix(SYSTEM, RUNNING)))
+
+
+def test_a_disk_without_room_for_the_mark_of_the_horizon_gets_room_from_the_backups(
+    shelf: Shelf, store: Meanwhile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, identifier in enumerate((OLD, BASE), 1):
+        begin(shelf, identifier, None)
+        end(shelf, identifier, None, number)
+    name = Segment(1, 1, SIZE).name
+    wal = layout.wal_object(SYSTEM, name, "0" * 64, sealed=False)
+    store.create(wal, b"")
+    removal = expire.decide(shelf, NEWEST_ALONE)
+    assert removal.segments == (name,)
+
+    def full(_key: str, _data: bytes) -> None:
+        raise StoreUnavailable("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "create", full)
+        with pytest.raises(StoreUnavailable):
+            expire.carry_out(shelf, removal)
+    assert whole(shelf) == [BASE]
+    assert not list(store.list(layout.backup_prefix(SYSTEM, OLD)))
+    assert list(store.list(wal))
+    expire.carry_out(shelf, expire.decide(shelf, NEWEST_ALONE))
+    assert not list(store.list(wal))
+    assert [item.key for item in store.list(layout.horizon_prefix(SYSTEM))] == [layout.horizon_object(SYSTEM, 1, 2)]
