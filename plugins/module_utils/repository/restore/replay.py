@@ -171,8 +171,9 @@ def replay(
         )
         (target_directory / "standby.signal").touch()
         server = PrivateServer(config, target_directory, Path(private), values)
+        prefetcher = Prefetcher(repository, cluster, segments, ahead, ahead=config.wal.prefetch)
         try:
-            with Prefetcher(repository, cluster, segments, ahead, ahead=config.wal.prefetch) as prefetcher, server:
+            with prefetcher, server:
                 ended, progress = server.await_target(choice, target, prefetcher)
                 timeline = server.promote()
                 server.stop()
