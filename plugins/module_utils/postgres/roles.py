@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What brings the roles of a server to what they should be: attributes, and passwords as SCRAM verifiers."""
+"""Which roles of a server are not as they should be: attributes, limits, and passwords as SCRAM verifiers."""
 
 from __future__ import annotations
 
@@ -49,44 +49,43 @@ def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
     return hashlib.sha256(client_key).digest(), hmac.digest(salted, b"Server Key", "sha256")
 
 
-def statements(
+def to_set(
     found: Iterable[Mapping[str, Any]],
     attributes: Mapping[str, str],
+    limits: Mapping[str, int],
     passwords: Mapping[str, str],
     salt: Callable[[], bytes],
-) -> list[str]:
-    """CREATE ROLE or ALTER ROLE for each role that is missing, lacks an attribute, or has another password.
+) -> list[dict[str, Any]]:
+    """What is to be set for each role that is missing, lacks an attribute, or has another limit or password.
 
     Args:
-        found: rows of ``pg_authid``: rolname, rolpassword, and rolcanlogin, rolsuper and so on as booleans.
-        attributes: role to attributes as CREATE ROLE has them, separated by commas:
-            ``LOGIN,NOSUPERUSER,CONNECTION LIMIT 50``.
+        found: rows of ``pg_authid``: rolname, rolpassword, rolconnlimit; rolcanlogin, rolsuper and so on as booleans.
+        attributes: role to flags as CREATE ROLE has them, separated by commas: ``LOGIN,NOSUPERUSER``.
+        limits: role to its connection limit, -1 for none. Of roles that are not named, it is left as it is.
         passwords: role to password. One beyond ASCII is sent as it is, for the server to normalise and encrypt.
         salt: called for each new verifier.
 
     Returns:
-        Statements in the order of `attributes`.
+        Per role: ``name``, ``flags``, ``limit`` where there is one, and ``password``, in the order of `attributes`.
 
     Raises:
-        ValueError: an attribute that is not known.
+        ValueError: a flag that is not known.
     """
     rows = {row["rolname"]: row for row in found}
     wrong = []
-    for role, wanted in attributes.items():
+    for role, flags in attributes.items():
         row = rows.get(role)
-        columns = [_column(attribute) for attribute in wanted.split(",")]
+        limit = {"limit": limits[role]} if role in limits else {}
         password = passwords[role]
         if (
             row
-            and all(row[column] == value for column, value in columns)
+            and _has(row, flags)
+            and limit.get("limit", row["rolconnlimit"]) == row["rolconnlimit"]
             and password_matches(password, row["rolpassword"])
         ):
             continue
         sent = verifier(password, salt()) if password.isascii() else password
-        wrong.append(
-            f"{'ALTER' if row else 'CREATE'} ROLE {_quoted(role, chr(34))} {wanted.replace(',', ' ')}"
-            f" PASSWORD {_quoted(sent, chr(39))}"
-        )
+        wrong.append({"name": role, "flags": flags, **limit, "password": sent})
     return wrong
 
 
@@ -103,20 +102,11 @@ _COLUMNS = {
 }
 
 
-def _column(attribute: str) -> tuple[str, bool | int]:
-    """The column of ``pg_authid`` that shows an attribute, and its value there."""
-    limit = re.fullmatch(r"CONNECTION LIMIT (-?\d+)", attribute)
-    if limit:
-        return "rolconnlimit", int(limit[1])
-    name = attribute.removeprefix("NO")
-    if name not in _COLUMNS:
-        raise ValueError(
-            f"{attribute} is no attribute of a role; known are CONNECTION LIMIT N, {', '.join(_COLUMNS)}, each of these"
-            " also with NO"
-        )
-    return _COLUMNS[name], not attribute.startswith("NO")
-
-
-def _quoted(text: str, mark: str) -> str:
-    """As an identifier or a literal (``standard_conforming_strings`` is on)."""
-    return mark + text.replace(mark, mark * 2) + mark
+def _has(row: Mapping[str, Any], flags: str) -> bool:
+    for flag in flags.split(","):
+        name = flag.removeprefix("NO")
+        if name not in _COLUMNS:
+            raise ValueError(f"{flag} is no attribute of a role; known are {', '.join(_COLUMNS)}, each also with NO")
+        if row[_COLUMNS[name]] == flag.startswith("NO"):
+            return False
+    return True

@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Statements for roles that differ in anything; passwords against verifiers that PostgreSQL's own library made."""
+"""Which roles have to be set: every attribute and limit, and passwords against verifiers that libpq made."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import password_matches, statements, verifier
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import password_matches, to_set, verifier
 
 # RFC 7677, section 3: user "user", password "pencil".
 RFC = (
     "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
     "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
 )
-FLAGS = "LOGIN,NOSUPERUSER,NOREPLICATION,CONNECTION LIMIT -1"
+FLAGS = "LOGIN,NOSUPERUSER,NOREPLICATION"
 ROW: dict[str, Any] = {
     "rolname": "app",
     "rolpassword": RFC,
@@ -49,41 +49,49 @@ def test_a_password_beyond_ascii_counts_as_one_that_differs() -> None:
     assert not password_matches("passwört", RFC)
 
 
+def wrong(row: dict[str, Any], flags: str = FLAGS, limit: int = -1) -> list[dict[str, Any]]:
+    return to_set([row], {"app": flags}, {"app": limit}, {"app": "pencil"}, salt)
+
+
 def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
-    assert statements([ROW], {"app": FLAGS}, {"app": "pencil"}, salt) == []
+    assert wrong(ROW) == []
+    assert to_set([{**ROW, "rolconnlimit": 7}], {"app": FLAGS}, {}, {"app": "pencil"}, salt) == []
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"rolpassword": None}, {"rolcanlogin": False}, {"rolsuper": True}, {"rolreplication": True}, {"rolconnlimit": 7}],
+    [
+        {"rolname": "other"},
+        {"rolpassword": None},
+        {"rolcanlogin": False},
+        {"rolsuper": True},
+        {"rolreplication": True},
+        {"rolconnlimit": 7},
+    ],
     ids=str,
 )
-def test_a_role_that_differs_in_anything_is_altered(change: dict[str, Any]) -> None:
-    (statement,) = statements([{**ROW, **change}], {"app": FLAGS}, {"app": "pencil"}, salt)
-    assert statement.startswith(
-        """ALTER ROLE "app" LOGIN NOSUPERUSER NOREPLICATION CONNECTION LIMIT -1 PASSWORD 'SCRAM-SHA-256$4096:"""
-    )
+def test_a_role_that_differs_in_anything_is_set(change: dict[str, Any]) -> None:
+    assert wrong({**ROW, **change}) == [
+        {"name": "app", "flags": FLAGS, "limit": -1, "password": verifier("pencil", salt())}
+    ]
 
 
-def test_roles_that_are_missing_are_made_in_the_order_they_are_wanted_in() -> None:
-    made = statements([{**ROW, "rolname": "other"}], {"b": FLAGS, "a": FLAGS}, {"a": "x", "b": "y"}, salt)
-    assert [statement.split(" LOGIN")[0] for statement in made] == ['CREATE ROLE "b"', 'CREATE ROLE "a"']
+def test_roles_come_in_the_order_they_are_wanted_in() -> None:
+    found = to_set([], {"b": FLAGS, "a": FLAGS}, {}, {"a": "x", "b": "y"}, salt)
+    assert [role["name"] for role in found] == ["b", "a"]
+    assert not any("limit" in role for role in found)
 
 
-def test_no_statement_holds_a_password_that_a_server_could_log() -> None:
-    (statement,) = statements([], {"app": FLAGS}, {"app": "pencil"}, salt)
-    assert "pencil" not in statement
-    assert password_matches("pencil", statement.split("'")[1])
+def test_a_server_gets_no_password_that_it_could_log_unless_it_is_beyond_ascii() -> None:
+    (role,) = wrong({**ROW, "rolpassword": None})
+    assert "pencil" not in str(role)
+    (role,) = to_set([], {"app": FLAGS}, {}, {"app": "wört"}, salt)
+    assert role["password"] == "wört"
 
 
-def test_names_and_passwords_beyond_ascii_are_quoted() -> None:
-    (statement,) = statements([], {'o"dd': "LOGIN"}, {'o"dd': "wört's"}, salt)
-    assert statement == """CREATE ROLE "o""dd" LOGIN PASSWORD 'wört''s'"""
-
-
-def test_refuses_an_attribute_that_it_does_not_know() -> None:
+def test_refuses_a_flag_that_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="NOSUCH is no attribute"):
-        statements([ROW], {"app": "NOSUCH"}, {"app": "pencil"}, salt)
+        wrong(ROW, flags="NOSUCH")
 
 
 def test_a_verifier_of_ours_has_the_form_of_libpqs() -> None:
