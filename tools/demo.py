@@ -179,7 +179,7 @@ def main() -> None:
         f"{run_book}/setup.yml {LIMIT} {BACKUP} --check --diff   # nothing to change",
         f"{run_book}/drill.yml --limit=orders {BACKUP}           # prove the newest backup",
         "tests/hosts/fleet-hosts status   # the hosts, and their faults",
-        "make hosts-destroy               # remove every trace",
+        "make hosts-destroy               # remove them",
     ):
         print(f"   {line}")
 
