@@ -127,8 +127,9 @@ CREATE ROLE orders_read       LOGIN PASSWORD '$(secret orders_read)';
 CREATE DATABASE orders OWNER orders_app;
 GRANT pg_monitor TO fleet_monitor, fleet_operator;
 GRANT pg_checkpoint, pg_signal_backend TO fleet_operator;
-GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer), pg_reload_conf(), pg_ls_dir(text, boolean, boolean),
+GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer), pg_reload_conf(), pg_hba_file_rules(), pg_ls_dir(text, boolean, boolean),
   pg_stat_file(text, boolean), pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO fleet_operator;
+GRANT SELECT ON pg_hba_file_rules TO fleet_operator;
 GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name, synchronous_standby_names, wal_retrieve_retry_interval,
   synchronized_standby_slots TO fleet_operator;
 \connect orders
