@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError
@@ -25,6 +23,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_st
     StepFailed,
     restore_primary,
 )
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unexpected import told
 
 NAMES = tuple(step.name for step in STEPS)
 NO_RETURN = NAMES.index(POINT_OF_NO_RETURN)
@@ -165,13 +164,7 @@ def _note_full_disk(run: Run, error: OSError) -> None:
 
 def _said(error: Exception) -> str:
     """The reason for the operator. An error that nobody foresaw may quote a secret: only where it was is told."""
-    if isinstance(error, StepFailed | PortError | FleetError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f" ({error.filename})" if error.filename else "")
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {PurePath(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    return f"unexpected {type(error).__name__}{where}"
+    return str(error) if isinstance(error, StepFailed | PortError | FleetError) else told(error)
 
 
 def roll_back(run: Run, journal: Journal, reason: str, begun: tuple[str, ...]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
     SwitchoverRequest,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_steps import Run
+from ansible_collections.dbops.fleet.plugins.module_utils.failover.unexpected import told, trace
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import session
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.conninfo import between_members
@@ -172,8 +172,8 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         except FleetError as error:
             return _refused(journal, error)
         except Exception as error:
-            traceback.print_exc()
-            return _refused(journal, OperationFailed(f"unexpected {type(error).__name__}", remedy=_SEE_LOG))
+            sys.stderr.write("\n".join(trace(error)) + "\n")
+            return _refused(journal, OperationFailed(told(error), remedy=_SEE_LOG))
         end = engine.execute(run, journal)
     else:
         sessions = []
@@ -235,8 +235,8 @@ def main(path: str) -> None:
         work(spec)
     except Refused as error:
         sys.stderr.write(f"{error}\n")
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        sys.stderr.write("\n".join(trace(error)) + "\n")
     finally:
         shutil.rmtree(spec["directory"], ignore_errors=True)
         sys.stderr.flush()

@@ -11,7 +11,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,12 +121,9 @@ class Jobs:
 
     def _backup_to(self, shelf: Shelf) -> Answer:
         newest = max((item.backup.start_time for item in shelf.listed()), default=None)
-        now = time.time()
-        running = [one.newest for one in shelf.unfinished() if now - one.newest < RUNNING_SECONDS]
-        mine = self._turn("backup", turn.Done(newest, min(running, default=None)))
+        mine = self._turn_for("backup", shelf, newest, (one.newest for one in shelf.unfinished()))
         if not mine.here:
             return records.ELSEWHERE, mine.reason
-        log.info("%s: %s", shelf.repository.name, mine.reason)
         try:
             entry = take(self._config, shelf.repository, full=False, fast=False, wal_timeout_seconds=600, yielding=True)
         except AnotherBegan as error:
@@ -138,12 +135,9 @@ class Jobs:
 
     def _dump_to(self, shelf: Shelf) -> Answer:
         newest = max((one.dump.start_time for one in _series(shelf, self._config)), default=None)
-        now = time.time()
-        running = [one.newest for one in shelf.unfinished_dumps() if now - one.newest < RUNNING_SECONDS]
-        mine = self._turn("dump", turn.Done(newest, min(running, default=None)))
+        mine = self._turn_for("dump", shelf, newest, (one.newest for one in shelf.unfinished_dumps()))
         if not mine.here:
             return records.ELSEWHERE, mine.reason
-        log.info("%s: %s", shelf.repository.name, mine.reason)
         entry = take_dump(self._config, shelf.repository, _wanted(self._config))
         return records.DONE, f"took {entry.id}, {entry.size >> 20} MB, {entry.sent >> 20} MB sent"
 
@@ -246,6 +240,15 @@ class Jobs:
         with server.connected(self._config) as session:
             row = session.execute(_HERE).fetchone()
         return turn.decide(rule_of(job, self._settings), turn.Here(**row), done, time.time())
+
+    def _turn_for(self, job: str, shelf: Shelf, newest: float | None, begun: Iterable[float]) -> turn.Turn:
+        """Whether it is this member's turn at a repository, by what is complete there and what is being written."""
+        now = time.time()
+        running = [last for last in begun if now - last < RUNNING_SECONDS]
+        mine = self._turn(job, turn.Done(newest, min(running, default=None)))
+        if mine.here:
+            log.info("%s: %s", shelf.repository.name, mine.reason)
+        return mine
 
     def _shelf(self, name: str) -> Shelf:
         return Shelf(open_first(self._config, name), clusters.read(self._config).system)
