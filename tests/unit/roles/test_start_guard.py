@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import itertools
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -112,3 +113,17 @@ def test_a_primary_that_lost_its_power_right_after_its_promotion_is_on_the_new_t
     control = {"Latest checkpoint's TimeLineID": "1", "Min recovery ending loc's timeline": "2"}
     assert guard.own_timeline(control) == 2
     assert guard.own_timeline(control | {"Min recovery ending loc's timeline": "0"}) == 1
+
+
+def test_does_not_ask_before_the_first_start_of_new_data(
+    guard: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_arguments: object) -> None:
+        raise AssertionError("nobody can have followed data that never served")
+
+    facts = {"cluster": "orders", "system_identifier": None, "peers": [{"name": "db2"}]}
+    (tmp_path / "instance-17-main.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(guard, "Path", lambda path: tmp_path / Path(path).name)
+    monkeypatch.setattr(guard, "control_data", asked)
+    monkeypatch.setattr(guard, "ask_all", asked)
+    assert guard.main("17", "main") == 0
