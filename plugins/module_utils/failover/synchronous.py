@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.quoting import identifier
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.record import Record
 
 _WITH_METHOD = re.compile(r"^(?:(FIRST|ANY)\s+)?(\d+)\s*\((.*)\)$", re.IGNORECASE | re.DOTALL)
@@ -125,5 +126,4 @@ def _quoted(name: str) -> str:
     """Names that are no plain identifiers have to be quoted; * must not be."""
     if name == "*" or (_PLAIN.fullmatch(name) and name not in ("first", "any")):
         return name
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
+    return identifier(name)

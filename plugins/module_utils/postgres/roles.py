@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.quoting import identifier, literal
+
 # As in pg_authid.rolpassword (PostgreSQL documentation, chapter "System Catalogs", pg_authid).
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
 
@@ -49,44 +51,45 @@ def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
     return hashlib.sha256(client_key).digest(), hmac.digest(salted, b"Server Key", "sha256")
 
 
-def to_set(
+def statements(
     found: Iterable[Mapping[str, Any]],
     attributes: Mapping[str, str],
     limits: Mapping[str, int],
     passwords: Mapping[str, str],
     salt: Callable[[], bytes],
-) -> list[dict[str, Any]]:
-    """What is to be set for each role that is missing, lacks an attribute, or has another limit or password.
+) -> list[str]:
+    """CREATE ROLE or ALTER ROLE for each role that is missing, lacks an attribute, or has another limit or password.
 
     Args:
         found: rows of ``pg_authid``: rolname, rolpassword, rolconnlimit; rolcanlogin, rolsuper and so on as booleans.
-        attributes: role to flags as CREATE ROLE has them, separated by commas: ``LOGIN,NOSUPERUSER``.
+        attributes: role to its options as CREATE ROLE has them: ``LOGIN NOSUPERUSER``.
         limits: role to its connection limit, -1 for none. Of roles that are not named, it is left as it is.
         passwords: role to password. One beyond ASCII is sent as it is, for the server to normalise and encrypt.
         salt: called for each new verifier.
 
     Returns:
-        Per role: ``name``, ``flags``, ``limit`` where there is one, and ``password``, in the order of `attributes`.
+        SQL, in the order of `attributes`.
 
     Raises:
-        ValueError: a flag that is not known.
+        ValueError: an option that is not known.
     """
     rows = {row["rolname"]: row for row in found}
-    wrong = []
-    for role, flags in attributes.items():
-        row = rows.get(role)
-        limit = {"limit": limits[role]} if role in limits else {}
-        password = passwords[role]
-        if (
-            row
-            and _has(row, flags)
-            and limit.get("limit", row["rolconnlimit"]) == row["rolconnlimit"]
-            and password_matches(password, row["rolpassword"])
-        ):
-            continue
-        sent = verifier(password, salt()) if password.isascii() else password
-        wrong.append({"name": role, "flags": flags, **limit, "password": sent})
-    return wrong
+    return [
+        _statement("ALTER" if role in rows else "CREATE", role, options, limits.get(role), passwords[role], salt)
+        for role, options in attributes.items()
+        if role not in rows or not _right(rows[role], options, limits.get(role), passwords[role])
+    ]
+
+
+def _right(row: Mapping[str, Any], options: str, limit: int | None, password: str) -> bool:
+    limited = limit is None or limit == row["rolconnlimit"]
+    return limited and _has(row, options) and password_matches(password, row["rolpassword"])
+
+
+def _statement(verb: str, role: str, options: str, limit: int | None, password: str, salt: Callable[[], bytes]) -> str:
+    sent = verifier(password, salt()) if password.isascii() else password
+    limited = "" if limit is None else f" CONNECTION LIMIT {limit:d}"
+    return f"{verb} ROLE {identifier(role)} {options}{limited} PASSWORD {literal(sent)}"
 
 
 # PostgreSQL's default (setting scram_iterations).
@@ -102,11 +105,11 @@ _COLUMNS = {
 }
 
 
-def _has(row: Mapping[str, Any], flags: str) -> bool:
-    for flag in flags.split(","):
-        name = flag.removeprefix("NO")
+def _has(row: Mapping[str, Any], options: str) -> bool:
+    for option in options.split():
+        name = option.removeprefix("NO")
         if name not in _COLUMNS:
-            raise ValueError(f"{flag} is no attribute of a role; known are {', '.join(_COLUMNS)}, each also with NO")
-        if row[_COLUMNS[name]] == flag.startswith("NO"):
+            raise ValueError(f"{option} is no attribute of a role; known are {', '.join(_COLUMNS)}, each also with NO")
+        if row[_COLUMNS[name]] == option.startswith("NO"):
             return False
     return True

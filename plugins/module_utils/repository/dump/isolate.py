@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.quoting import identifier
 
 _TABLES = """
 with recursive asked as (
@@ -73,7 +74,7 @@ def isolate(session: Any, *, schema: str, tables: tuple[str, ...], into: str, ma
     # So that every name that the queries give has its schema with it.
     session.execute("set search_path to pg_catalog")
     notes = _move_tables(session, schema, tables, into) if tables else _rename_schema(session, schema, into)
-    session.execute(f"comment on schema {_quoted(into)} is '{mark}'")
+    session.execute(f"comment on schema {identifier(into)} is '{mark}'")
     return notes
 
 
@@ -92,20 +93,20 @@ def _move_tables(session: Any, schema: str, tables: tuple[str, ...], into: str) 
             f"The backup has no table {', '.join(missing)} in schema {schema} at that point", remedy=f"It has: {there}."
         )
     notes = _cut(session, [row["oid"] for row in family], own_code=True)
-    session.execute(f"create schema {_quoted(into)}")
+    session.execute(f"create schema {identifier(into)}")
     for row in family:
-        session.execute(f"alter table {row['name']} set schema {_quoted(into)}")
+        session.execute(f"alter table {row['name']} set schema {identifier(into)}")
     return notes
 
 
 def _rename_schema(session: Any, schema: str, into: str) -> tuple[str, ...]:
-    session.execute(f"alter schema {_quoted(schema)} rename to {_quoted(into)}")
+    session.execute(f"alter schema {identifier(schema)} rename to {identifier(into)}")
     extensions = session.execute(_EXTENSIONS, {"into": into}).fetchall()
     if extensions:
         # They are no part of a schema's dump; the live database has them under the old name.
-        session.execute(f"create schema {_quoted(schema)}")
+        session.execute(f"create schema {identifier(schema)}")
         for row in extensions:
-            session.execute(f"alter extension {row['name']} set schema {_quoted(schema)}")
+            session.execute(f"alter extension {row['name']} set schema {identifier(schema)}")
     rows = session.execute(
         "select oid::int8 as oid from pg_class where relkind in ('r', 'p', 'f') and relnamespace ="
         " (select oid from pg_namespace where nspname = %s)",
@@ -146,7 +147,3 @@ def _cut(session: Any, moved: list[int], *, own_code: bool) -> tuple[str, ...]:
 
 def _names(session: Any, query: str, *parameters: str) -> str:
     return ", ".join(row["name"] for row in session.execute(query, parameters).fetchall()) or "none"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

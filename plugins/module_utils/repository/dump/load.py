@@ -10,6 +10,7 @@ from dataclasses import replace as replace_in
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed, Refused
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.quoting import identifier, literal
 from ansible_collections.dbops.fleet.plugins.module_utils.repository import server
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.dump import content, programs
@@ -93,7 +94,7 @@ def _load_schema(config: Config, shelf: Shelf, dump: Dump, decided: Load, *, own
         for row in session.execute(
             "select quote_ident(relname) as name, quote_ident(%s) as schema from pg_class"
             " where relnamespace = %s::regnamespace and relkind in ('r', 'm', 'p')",
-            (decided.schema, _quoted(decided.schema)),
+            (decided.schema, identifier(decided.schema)),
         ).fetchall():
             session.execute(f"analyze {row['schema']}.{row['name']}")
 
@@ -102,7 +103,7 @@ def _load_database(config: Config, shelf: Shelf, dump: Dump, decided: Load, *, o
     definition = decided.database.definition
     with server.connected(config) as session:
         # Of a run that was killed.
-        session.execute(f"drop database if exists {_quoted(decided.loading)} with (force)")
+        session.execute(f"drop database if exists {identifier(decided.loading)} with (force)")
         _create(session, decided.loading, definition, owners=owners)
         try:
             pieces = content.read(shelf, dump, decided.database.member)
@@ -110,21 +111,21 @@ def _load_database(config: Config, shelf: Shelf, dump: Dump, decided: Load, *, o
             with server.connected(config, database=decided.loading) as inside:
                 inside.execute("analyze")
             _configure(session, decided.loading, definition, owners=owners)
-            session.execute(f"comment on database {_quoted(decided.loading)} is '{mark(dump)}'")
+            session.execute(f"comment on database {identifier(decided.loading)} is '{mark(dump)}'")
         except BaseException:
-            session.execute(f"drop database if exists {_quoted(decided.loading)} with (force)")
+            session.execute(f"drop database if exists {identifier(decided.loading)} with (force)")
             raise
         if decided.aside is not None:
             _move(session, decided.into, decided.aside)
         _move(session, decided.loading, decided.into)
-        session.execute(f"alter database {_quoted(decided.into)} with connection limit -1")
+        session.execute(f"alter database {identifier(decided.into)} with connection limit -1")
 
 
 def _create(session: Any, name: str, definition: Definition, *, owners: bool) -> None:
-    words = [f"create database {_quoted(name)} template template0 connection limit 0"]
-    words += [f"{option} {_literal(value)}" for option, value in locale_options(definition)]
+    words = [f"create database {identifier(name)} template template0 connection limit 0"]
+    words += [f"{option} {literal(value)}" for option, value in locale_options(definition)]
     if owners:
-        words.append(f"owner {_quoted(definition.owner)}")
+        words.append(f"owner {identifier(definition.owner)}")
     session.execute(" ".join(words))
 
 
@@ -132,15 +133,15 @@ def _configure(session: Any, name: str, definition: Definition, *, owners: bool)
     """What pg_restore sets only when it makes the database itself, which it does under its old name."""
     for setting in definition.settings:
         key, _equals, value = setting.partition("=")
-        told = value if is_list_setting(key) else _literal(value)
-        key = ".".join(_quoted(part) for part in key.split("."))
-        session.execute(f"alter database {_quoted(name)} set {key} to {told}")
+        told = value if is_list_setting(key) else literal(value)
+        key = ".".join(identifier(part) for part in key.split("."))
+        session.execute(f"alter database {identifier(name)} set {key} to {told}")
     if owners and definition.privileges is not None:
-        session.execute(f"revoke all on database {_quoted(name)} from public")
+        session.execute(f"revoke all on database {identifier(name)} from public")
         for who, what, option in definition.privileges:
-            role = "public" if who == "PUBLIC" else _quoted(who)
+            role = "public" if who == "PUBLIC" else identifier(who)
             ending = " with grant option" if option else ""
-            session.execute(f"grant {what} on database {_quoted(name)} to {role}{ending}")
+            session.execute(f"grant {what} on database {identifier(name)} to {role}{ending}")
 
 
 def _move(session: Any, old: str, new: str) -> None:
@@ -149,7 +150,7 @@ def _move(session: Any, old: str, new: str) -> None:
         "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()",
         (old,),
     )
-    session.execute(f"alter database {_quoted(old)} rename to {_quoted(new)}")
+    session.execute(f"alter database {identifier(old)} rename to {identifier(new)}")
 
 
 def _count_tables(config: Config, decided: Load) -> int:
@@ -163,13 +164,3 @@ def _count_tables(config: Config, decided: Load) -> int:
     if decided.schema and not tables:
         raise OperationFailed(f"The schema {decided.schema} in {decided.into} has no table after it was loaded")
     return tables
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(value: str) -> str:
-    """A string constant that does not depend on standard_conforming_strings."""
-    escaped = value.replace("'", "''")
-    return f"'{escaped}'" if "\\" not in escaped else " E'" + escaped.replace("\\", "\\\\") + "'"

@@ -15,6 +15,7 @@ from typing import IO, cast
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import conninfo
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.quoting import identifier
 from ansible_collections.dbops.fleet.plugins.module_utils.repository.config import Config
 
 READ_BYTES = 1 << 20
@@ -72,8 +73,7 @@ def dump_database(place: Place, database: str, *, schema: str, lock_wait_seconds
         f"--lock-wait-timeout={int(lock_wait_seconds * 1000)}",
     ]
     if schema:
-        quoted = schema.replace('"', '""')
-        command += [f'--schema="{quoted}"', "--strict-names", "--no-publications", "--no-subscriptions"]
+        command += [f"--schema={identifier(schema)}", "--strict-names", "--no-publications", "--no-subscriptions"]
     return _output([*command, f"--dbname={place.conninfo(database)}"], f"pg_dump of {database}")
 
 

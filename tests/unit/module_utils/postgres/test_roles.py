@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import password_matches, to_set, verifier
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import password_matches, statements, verifier
 
 # RFC 7677, section 3: user "user", password "pencil".
 RFC = (
     "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
     "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
 )
-FLAGS = "LOGIN,NOSUPERUSER,NOREPLICATION"
+OPTIONS = "LOGIN NOSUPERUSER NOREPLICATION"
 ROW: dict[str, Any] = {
     "rolname": "app",
     "rolpassword": RFC,
@@ -49,19 +49,18 @@ def test_a_password_beyond_ascii_counts_as_one_that_differs() -> None:
     assert not password_matches("passwört", RFC)
 
 
-def wrong(row: dict[str, Any], flags: str = FLAGS, limit: int = -1) -> list[dict[str, Any]]:
-    return to_set([row], {"app": flags}, {"app": limit}, {"app": "pencil"}, salt)
+def wrong(row: dict[str, Any], options: str = OPTIONS, limit: int = -1) -> list[str]:
+    return statements([row], {"app": options}, {"app": limit}, {"app": "pencil"}, salt)
 
 
 def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
     assert wrong(ROW) == []
-    assert to_set([{**ROW, "rolconnlimit": 7}], {"app": FLAGS}, {}, {"app": "pencil"}, salt) == []
+    assert statements([{**ROW, "rolconnlimit": 7}], {"app": OPTIONS}, {}, {"app": "pencil"}, salt) == []
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"rolname": "other"},
         {"rolpassword": None},
         {"rolcanlogin": False},
         {"rolsuper": True},
@@ -72,26 +71,37 @@ def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
 )
 def test_a_role_that_differs_in_anything_is_set(change: dict[str, Any]) -> None:
     assert wrong({**ROW, **change}) == [
-        {"name": "app", "flags": FLAGS, "limit": -1, "password": verifier("pencil", salt())}
+        f"ALTER ROLE \"app\" {OPTIONS} CONNECTION LIMIT -1 PASSWORD '{verifier('pencil', salt())}'"
     ]
 
 
+def test_a_role_that_is_missing_is_made() -> None:
+    (statement,) = wrong({**ROW, "rolname": "other"})
+    assert statement.startswith(f'CREATE ROLE "app" {OPTIONS} CONNECTION LIMIT -1 PASSWORD ')
+
+
 def test_roles_come_in_the_order_they_are_wanted_in() -> None:
-    found = to_set([], {"b": FLAGS, "a": FLAGS}, {}, {"a": "x", "b": "y"}, salt)
-    assert [role["name"] for role in found] == ["b", "a"]
-    assert not any("limit" in role for role in found)
+    first, second = statements([], {"b": OPTIONS, "a": OPTIONS}, {}, {"a": "x", "b": "y"}, salt)
+    assert first.startswith('CREATE ROLE "b" ')
+    assert second.startswith('CREATE ROLE "a" ')
+    assert "LIMIT" not in first + second
+
+
+def test_names_and_passwords_with_quotes_mean_themselves() -> None:
+    (statement,) = statements([], {'o"r': OPTIONS}, {}, {'o"r': "wört's"}, salt)
+    assert statement == f"CREATE ROLE \"o\"\"r\" {OPTIONS} PASSWORD 'wört''s'"
 
 
 def test_a_server_gets_no_password_that_it_could_log_unless_it_is_beyond_ascii() -> None:
-    (role,) = wrong({**ROW, "rolpassword": None})
-    assert "pencil" not in str(role)
-    (role,) = to_set([], {"app": FLAGS}, {}, {"app": "wört"}, salt)
-    assert role["password"] == "wört"
+    (statement,) = wrong({**ROW, "rolpassword": None})
+    assert "pencil" not in statement
+    (statement,) = statements([], {"app": OPTIONS}, {}, {"app": "wört"}, salt)
+    assert "'wört'" in statement
 
 
 def test_refuses_a_flag_that_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="NOSUCH is no attribute"):
-        wrong(ROW, flags="NOSUCH")
+        wrong(ROW, options="NOSUCH")
 
 
 def test_a_verifier_of_ours_has_the_form_of_libpqs() -> None:

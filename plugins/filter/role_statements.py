@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Jinja filter: the roles of a server that are not as they should be, and what to set."""
+"""Jinja filter: the statements that make the roles of a server as they should be."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import to_set
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.roles import statements
 
 DOCUMENTATION = r"""
-name: roles_to_set
-short_description: Roles that are missing, or have other attributes, limits or passwords than they should
+name: role_statements
+short_description: Statements for roles that are missing, or have other attributes, limits or passwords than they should
 version_added: 0.1.0
 description:
-  - Compares rows of C(pg_authid) with what is wanted, so that only roles that differ need a module run each.
+  - Compares rows of C(pg_authid) with what is wanted, so that one query tells and one sets whatever differs.
   - Passwords are compared with their SCRAM verifiers, and given as such, so that the server never sees one that it
     could log. Where that cannot be (an MD5 password there, or one beyond ASCII wanted), the role counts as one that
     differs.
@@ -32,7 +32,7 @@ options:
     elements: dict
     required: true
   attributes:
-    description: Role to flags as C(CREATE ROLE) has them, separated by commas.
+    description: Role to its options as C(CREATE ROLE) has them, separated by spaces.
     type: dict
     required: true
   limits:
@@ -47,39 +47,35 @@ options:
 
 EXAMPLES = r"""
 - name: Set the roles that differ
-  community.postgresql.postgresql_user:
-    name: "{{ item.name }}"
-    password: "{{ item.password }}"
-    role_attr_flags: "{{ item.flags }}"
-    conn_limit: "{{ item.limit | default(omit) }}"
-  loop: "{{ rows | dbops.fleet.roles_to_set(attributes={'app': 'LOGIN'}, limits={'app': 50}, passwords=secrets) }}"
+  community.postgresql.postgresql_query:
+    query: "{{ rows | dbops.fleet.role_statements(attributes={'app': 'LOGIN'}, limits={'app': 50}, passwords=secret) }}"
   no_log: true
 """
 
 RETURN = r"""
 _value:
-  description: What to set per role that differs, in the order of O(attributes).
+  description: CREATE ROLE or ALTER ROLE for each role that differs, in the order of O(attributes).
   type: list
-  elements: dict
-  sample: [{name: app, flags: LOGIN, limit: 50, password: "SCRAM-SHA-256$4096:..."}]
+  elements: str
+  sample: ["CREATE ROLE \"app\" LOGIN CONNECTION LIMIT 50 PASSWORD 'SCRAM-SHA-256$4096:...'"]
 """
 
 
-def roles_to_set(
+def role_statements(
     found: Iterable[Mapping[str, Any]],
     attributes: Mapping[str, str],
     limits: Mapping[str, int],
     passwords: Mapping[str, str],
-) -> list[dict[str, Any]]:
+) -> list[str]:
     """See DOCUMENTATION."""
     try:
-        return to_set(found, attributes, limits, passwords, lambda: secrets.token_bytes(16))
+        return statements(found, attributes, limits, passwords, lambda: secrets.token_bytes(16))
     except (KeyError, TypeError, ValueError) as error:
-        raise AnsibleFilterError(f"dbops.fleet.roles_to_set: {error}") from error
+        raise AnsibleFilterError(f"dbops.fleet.role_statements: {error}") from error
 
 
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"roles_to_set": roles_to_set}
+        return {"role_statements": role_statements}
