@@ -8,6 +8,8 @@ from __future__ import annotations
 # Runs programs where no AnsibleModule is: in workers and behind dbops. pylint: disable=ansible-bad-function
 import os
 import subprocess
+import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,9 +178,32 @@ class Instance:
         """A superuser's session; see `session.connect_local` for parameters and errors."""
         return session.connect_local(self.port, self.socket_directory, **parameters)
 
+    @property
+    def takes_sessions(self) -> bool:
+        """Whether the postmaster says that it lets clients in, as a primary or as a hot standby (``pg_ctl --wait``)."""
+        lock = self.lock_file()
+        return lock is not None and lock.status == "ready" and self.running
+
     def start(self, *, timeout: float = 120.0) -> None:
-        """Start the unit and wait for it. Raises OperationFailed with the end of its journal."""
-        self._systemctl("start", timeout)
+        """Start the unit and wait until it takes sessions, or systemd calls it started. Raises OperationFailed.
+
+        pg_ctlcluster, which Debian's unit runs, sleeps for two seconds more to see it stable (cluster_port_ready). In a
+        role change clients may be waiting.
+        """
+        problems: list[OperationFailed] = []
+
+        def start_unit() -> None:
+            try:
+                self._systemctl("start", timeout)
+            except OperationFailed as problem:
+                problems.append(problem)
+
+        unit = threading.Thread(target=start_unit, daemon=True)
+        unit.start()
+        while unit.is_alive() and not self.takes_sessions:
+            time.sleep(0.02)
+        if problems:
+            raise problems[0]
 
     def stop(self, *, timeout: float = 120.0) -> None:
         """Stop the unit (Debian's stops fast) and wait for it. Raises OperationFailed."""

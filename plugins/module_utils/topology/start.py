@@ -1,0 +1,69 @@
+# Copyright: dbops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starts an instance, and reads it when it is up: the work of `instance_start`."""
+
+from __future__ import annotations
+
+# Runs a program where no AnsibleModule is. pylint: disable=ansible-bad-function
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import read_instance
+
+_LOG_LINES = 15
+
+
+def instance_start(params: Mapping[str, Any], check_mode: bool) -> Outcome:
+    """Parameters and results as documented in the module.
+
+    Raises:
+        OperationFailed: it did not start; with the end of its log.
+    """
+    instance = Instance.debian(params["version"], params["name"])
+    changed = not instance.running
+    if changed and check_mode:
+        return Outcome(changed=True)
+    if changed:
+        _start(instance)
+    facts = read_instance(instance, socket.gethostname())
+    return Outcome(changed=changed, result={"instance": facts.to_dict()})
+
+
+def _start(instance: Instance) -> None:
+    # pg_createcluster leaves its files to the kernel: a power cut within half a minute empties start.conf, and the next
+    # boot starts nothing.
+    for path in sorted(instance.config_directory.iterdir()) if instance.config_directory else []:
+        if path.is_file():
+            _sync(path)
+    subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
+    try:
+        instance.start()
+    except OperationFailed as error:
+        raise OperationFailed(
+            f"PostgreSQL {instance.version} did not start. Its data is untouched. {error.message}",
+            remedy=f"Mend what journalctl -u {instance.unit} or the end of {instance.log_file} names, often a setting"
+            f" in postgres_server_settings, and run again: {_end_of_log(instance)}",
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _end_of_log(instance: Instance) -> str:
+    try:
+        return "\n".join(instance.log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+    except OSError:
+        return "(no log)"
