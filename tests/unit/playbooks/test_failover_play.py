@@ -152,7 +152,7 @@ def test_every_process_of_a_pooler_is_told() -> None:
 
 @pytest.mark.parametrize(("processes", "hosts"), [(1, []), (2, ["/run/pgbouncer-1", "/run/pgbouncer-2"])])
 def test_several_processes_have_a_socket_directory_each(processes: int, hosts: list[str]) -> None:
-    text = load_yaml(CHECKOUT / "playbooks/vars/switchover.yml")["__fleet_pooler_endpoints"]
+    text = load_yaml(CHECKOUT / "playbooks/vars/role_change.yml")["__fleet_pooler_endpoints"]
     found = value(text, {"inventory_hostname": "pool1", "pgbouncer_processes": processes})
     assert [endpoint["host"] for endpoint in found] == hosts
     assert all(endpoint["port"] == 6432 for endpoint in found)
