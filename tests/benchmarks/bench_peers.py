@@ -35,6 +35,8 @@ from ansible_collections.dbops.fleet.tests.faults.on_hosts import Hosts
 
 CLIENTS = 16
 THINK_SECONDS = 0.02
+# A new client can write before those that a proxy still leads to the old primary.
+FINISH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def measure(
         settle: waits until the clients can write; returns the primary.
     """
     busy = os.getloadavg()[0]
-    with Load(contender.routes[route], clients=CLIENTS, think_seconds=THINK_SECONDS) as load:
+    routes = contender.routes[route]
+    with Load(routes, clients=CLIENTS, think_seconds=THINK_SECONDS, finish_seconds=FINISH_SECONDS) as load:
         time.sleep(2)  # of undisturbed load, as a measure of its own
         began = time.monotonic()
         act()

@@ -105,6 +105,8 @@ class BenchmarkFleet:
             "pgbouncer_clusters": ["orders"],
             "postgres_primary_databases": [{"name": "orders", "extensions": ["pg_stat_statements"]}],
         }
+        for host in inventory["hosts"].values():
+            host["ansible_user"] = "root"  # as setup_by_hand.sh logs in
         inventory["hosts"]["pg1"]["fleet_initial_primary"] = True
         inventory["children"] = {
             "postgresql": {"children": {"orders": {"hosts": {name: {} for name in names}}}},

@@ -62,10 +62,28 @@ class LoadReport:
 
 
 class Load:
-    """Clients at work while the `with` block lasts."""
+    """Clients at work while the `with` block lasts.
 
-    def __init__(self, conninfos: Sequence[str], *, clients: int = 16, think_seconds: float = 0.004) -> None:
-        self.settings = {"conninfos": list(conninfos), "clients": clients, "think_seconds": think_seconds}
+    Args:
+        conninfos: of libpq; the clients take them in turn.
+        think_seconds: of a client between two rows.
+        finish_seconds: at the end, how long clients that meet errors go on until their next acknowledged row.
+    """
+
+    def __init__(
+        self,
+        conninfos: Sequence[str],
+        *,
+        clients: int = 16,
+        think_seconds: float = 0.004,
+        finish_seconds: float = 0.0,
+    ) -> None:
+        self.settings = {
+            "conninfos": list(conninfos),
+            "clients": clients,
+            "think_seconds": think_seconds,
+            "finish_seconds": finish_seconds,
+        }
         self._process: subprocess.Popen[str] | None = None
         self._result: dict[str, Any] | None = None
 
@@ -136,7 +154,7 @@ def _client(number: int, settings: dict[str, Any], stop: threading.Event, ready:
     n = int(time.time() * 1000) % 1_000_000_000
     connection: psycopg.Connection[Any] | None = None
     waiting_since: float | None = None
-    while not stop.is_set():
+    while not stop.is_set() or (waiting_since and time.time() < out["stopped"] + settings["finish_seconds"]):
         n += 1
         waiting_since = waiting_since or time.time()
         try:
@@ -168,7 +186,14 @@ def _client(number: int, settings: dict[str, Any], stop: threading.Event, ready:
 def _main() -> None:
     settings = json.loads(sys.argv[1])
     clients = range(settings["clients"])
-    out: dict[str, Any] = {"acked": [[] for _ in clients], "errors": [], "waits": [], "gaps": [], "newest": None}
+    out: dict[str, Any] = {
+        "acked": [[] for _ in clients],
+        "errors": [],
+        "waits": [],
+        "gaps": [],
+        "newest": None,
+        "stopped": 0.0,
+    }
     stop = threading.Event()
     ready = [threading.Event() for _ in clients]
     threads = [threading.Thread(target=_client, args=(n, settings, stop, ready[n], out), daemon=True) for n in clients]
@@ -179,9 +204,10 @@ def _main() -> None:
     else:
         print(f"some clients cannot write: {out['errors'][-1:]}", flush=True)
     sys.stdin.read()
+    out["stopped"] = time.time()
     stop.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(60 + settings["finish_seconds"])
     print(json.dumps(out))
 
 
