@@ -115,13 +115,13 @@ class Instance:
         the data directory as its working directory.
         """
         lock = self.lock_file()
-        if lock is None:
-            return None
+        return lock.pid if lock is not None and self._lives(lock) else None
+
+    def _lives(self, lock: LockFile) -> bool:
         try:
-            same = os.path.samefile(f"/proc/{lock.pid}/cwd", self.data_directory)
+            return os.path.samefile(f"/proc/{lock.pid}/cwd", self.data_directory)
         except OSError:
-            return None
-        return lock.pid if same else None
+            return False
 
     @property
     def running(self) -> bool:
@@ -182,7 +182,7 @@ class Instance:
     def takes_sessions(self) -> bool:
         """Whether the postmaster says that it lets clients in, as a primary or as a hot standby (``pg_ctl --wait``)."""
         lock = self.lock_file()
-        return lock is not None and lock.status == "ready" and self.running
+        return lock is not None and lock.status == "ready" and self._lives(lock)
 
     def start(self, *, timeout: float = 120.0) -> None:
         """Start the unit and wait until it takes sessions, or systemd calls it started. Raises OperationFailed.
@@ -190,12 +190,12 @@ class Instance:
         pg_ctlcluster, which Debian's unit runs, sleeps for two seconds more to see it stable (cluster_port_ready). In a
         role change clients may be waiting.
         """
-        problems: list[OperationFailed] = []
+        problems: list[Exception] = []
 
         def start_unit() -> None:
             try:
                 self._systemctl("start", timeout)
-            except OperationFailed as problem:
+            except Exception as problem:
                 problems.append(problem)
 
         unit = threading.Thread(target=start_unit, daemon=True)

@@ -18,7 +18,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import read_instance
 
-_LOG_LINES = 15
+# The end of pg_ctl's own patience, which pg_ctl.conf sets, comes first.
+_START_SECONDS = 3600.0
+_LOG_LINES, _LOG_BYTES = 15, 64 * 1024
 
 
 def instance_start(params: Mapping[str, Any], check_mode: bool) -> Outcome:
@@ -33,6 +35,8 @@ def instance_start(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         return Outcome(changed=True)
     if changed:
         _start(instance)
+        # A server that runs tells its socket, which the configuration may have elsewhere.
+        instance = Instance.debian(params["version"], params["name"])
     facts = read_instance(instance, socket.gethostname())
     return Outcome(changed=changed, result={"instance": facts.to_dict()})
 
@@ -45,7 +49,7 @@ def _start(instance: Instance) -> None:
             _sync(path)
     subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
     try:
-        instance.start()
+        instance.start(timeout=_START_SECONDS)
     except OperationFailed as error:
         raise OperationFailed(
             f"PostgreSQL {instance.version} did not start. Its data is untouched. {error.message}",
@@ -64,6 +68,8 @@ def _sync(path: Path) -> None:
 
 def _end_of_log(instance: Instance) -> str:
     try:
-        return "\n".join(instance.log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        with instance.log_file.open("rb") as log:
+            log.seek(max(0, instance.log_file.stat().st_size - _LOG_BYTES))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-_LOG_LINES:])
     except OSError:
         return "(no log)"

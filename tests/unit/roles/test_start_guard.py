@@ -115,15 +115,17 @@ def test_a_primary_that_lost_its_power_right_after_its_promotion_is_on_the_new_t
     assert guard.own_timeline(control | {"Min recovery ending loc's timeline": "0"}) == 1
 
 
+@pytest.mark.parametrize(("timeline", "asks"), [("1", False), ("2", True)])
 def test_does_not_ask_before_the_first_start_of_new_data(
-    guard: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guard: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeline: str, asks: bool
 ) -> None:
-    def asked(*_arguments: object) -> None:
-        raise AssertionError("nobody can have followed data that never served")
-
+    asked: list[object] = []
     facts = {"cluster": "orders", "system_identifier": None, "peers": [{"name": "db2"}]}
     (tmp_path / "instance-17-main.json").write_text(json.dumps(facts))
     monkeypatch.setattr(guard, "Path", lambda path: tmp_path / Path(path).name)
-    monkeypatch.setattr(guard, "control_data", asked)
-    monkeypatch.setattr(guard, "ask_all", asked)
+    labels = ("Latest checkpoint's TimeLineID", "Min recovery ending loc's timeline", "Database system identifier")
+    monkeypatch.setattr(guard, "control_data", lambda *_: dict(zip(labels, (timeline, "0", OURS), strict=True)))
+    monkeypatch.setattr(guard, "just_booted", lambda: False)
+    monkeypatch.setattr(guard, "ask_all", lambda *arguments: asked.append(arguments))
     assert guard.main("17", "main") == 0
+    assert bool(asked) == asks
