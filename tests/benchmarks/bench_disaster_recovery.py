@@ -43,6 +43,8 @@ CREATE EXTENSION IF NOT EXISTS pgcrypto;
 CREATE TABLE noise AS SELECT i AS id, gen_random_bytes(1000) AS body FROM generate_series(1, {rows}) i;
 CHECKPOINT;
 """
+# A playbook that takes longer than this hangs.
+PLAY_SECONDS = 3600
 # What must come back the same.
 CONTENT = """
 SELECT (SELECT count(*) || ' ' || sum(abalance) FROM pgbench_accounts),
@@ -72,7 +74,7 @@ def measure(hosts: Hosts, gigabytes: float) -> dict[str, Any]:
         size = int(fleet.sql("pg1", "SELECT sum(pg_database_size(oid)) FROM pg_database"))
         say(f"{size / 1e9:.1f} GB in {time.monotonic() - begun:.0f} s")
         # Archiving and the first backup begin here, so that the S3 server need not keep the WAL of filling.
-        done(fleet.play("setup", named=False, backup_repositories=repositories(hosts)))
+        done(fleet.start("setup", named=False, backup_repositories=repositories(hosts))(PLAY_SECONDS))
         fleet.sql("pg1", "INSERT INTO pgbench_history (aid, mtime) VALUES (1, now())")
         hosts.ssh("pg1", "dbops wal prove", timeout=300)
         content = fleet.sql("pg1", CONTENT)
@@ -80,7 +82,9 @@ def measure(hosts: Hosts, gigabytes: float) -> dict[str, Any]:
         hosts.reset(*MEMBERS, bare=True)
         names = {"disaster_recovery_cluster": "orders", "disaster_recovery_confirm": "orders"}
         load_before = os.getloadavg()[0]
-        play = fleet.play("disaster_recovery", named=False, backup_repositories=repositories(hosts), **names)
+        play = fleet.start("disaster_recovery", named=False, backup_repositories=repositories(hosts), **names)(
+            PLAY_SECONDS
+        )
         done(play)
         if fleet.sql("pg1", CONTENT) != content or fleet.written_to() != hosts.address("pg1"):
             raise SystemExit("What came back is not what was lost")

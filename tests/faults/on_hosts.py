@@ -73,8 +73,8 @@ class Playing:
     process: subprocess.Popen[str]
     started: float
 
-    def __call__(self) -> Play:
-        output, _ = self.process.communicate(timeout=280)
+    def __call__(self, timeout: float = 280) -> Play:
+        output, _ = self.process.communicate(timeout=timeout)
         print(output)  # for the report of a failed test
         seconds = time.time() - self.started
         record = _record(output, f"fleet_{self.playbook}")
