@@ -113,7 +113,7 @@ def test_says_why_postgresql_does_not_start_and_goes_on_when_it_can(bare: Fleet)
     bare.member("pg3", fleet_initial_primary=True, postgres_server_settings={"shared_buffers": "6TB"})
     run = bare.setup()
     assert run.failed == {"pg3"}
-    assert run.says("PostgreSQL 17 did not start. Its data is untouched.", "shared memory")
+    assert run.says("pg3: PostgreSQL 17 did not start. Its data is untouched.", "shared memory")
     bare.member("pg3", fleet_initial_primary=True)
     assert bare.setup().ok
     assert bare.sql("pg3", "SELECT pg_is_in_recovery()") == "f"

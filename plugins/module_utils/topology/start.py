@@ -53,6 +53,7 @@ def _start(instance: Instance) -> None:
     except OperationFailed as error:
         raise OperationFailed(
             f"PostgreSQL {instance.version} did not start. Its data is untouched. {error.message}",
+            host=socket.gethostname(),
             remedy=f"Mend what journalctl -u {instance.unit} or the end of {instance.log_file} names, often a setting"
             f" in postgres_server_settings, and run again: {_end_of_log(instance)}",
         ) from error

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_an_instance_that_does_not_start_is_told_with_unit_log_and_remedy(
     with pytest.raises(OperationFailed) as caught:
         instance_start(NOWHERE, False)
     told = str(caught.value)
-    assert "PostgreSQL 99 did not start. Its data is untouched." in told
+    assert told.startswith(f"{socket.gethostname()}: PostgreSQL 99 did not start. Its data is untouched.")
     assert "control process exited" in told
     assert "journalctl -u postgresql@99-main.service or the end of /var/log/postgresql/postgresql-99-main.log" in told
     assert "(no log)" in told
