@@ -15,6 +15,8 @@ description:
     units of systemd again.
   - Returns as soon as the server takes sessions or, where recovery keeps it from that, systemd calls it started.
   - A server that does not start is told with the end of its log.
+  - A mark of the fleet that was made before there were data, C(/var/lib/dbops-fleet/instance-17-main.json), gets the
+    system identifier.
 author:
   - dbops.fleet contributors (@dbops)
 extends_documentation_fragment:
@@ -36,6 +38,10 @@ options:
     description: Debian's name of the instance.
     type: str
     default: main
+  streaming:
+    description: Return when it streams from its upstream, and fail when it does not within a minute.
+    type: bool
+    default: false
 seealso:
   - module: dbops.fleet.instance_info
 """
@@ -44,6 +50,11 @@ EXAMPLES = r"""
 - name: Start the instance
   dbops.fleet.instance_start:
     version: 17
+
+- name: Start a replica and see it stream
+  dbops.fleet.instance_start:
+    version: 17
+    streaming: true
 """
 
 RETURN = r"""
@@ -65,6 +76,7 @@ def main() -> None:
         argument_spec={
             "version": {"type": "int", "required": True},
             "name": {"type": "str", "default": "main"},
+            "streaming": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -194,7 +194,7 @@ class Instance:
 
         def start_unit() -> None:
             try:
-                self._systemctl("start", timeout)
+                self._systemctl(timeout, "start", self.unit)
             except Exception as problem:
                 problems.append(problem)
 
@@ -207,16 +207,20 @@ class Instance:
 
     def stop(self, *, timeout: float = 120.0) -> None:
         """Stop the unit (Debian's stops fast) and wait for it. Raises OperationFailed."""
-        self._systemctl("stop", timeout)
+        self._systemctl(timeout, "stop", self.unit)
 
     def reload(self, *, timeout: float = 30.0) -> None:
         """Have the configuration read again. Raises OperationFailed."""
-        self._systemctl("reload", timeout)
+        self._systemctl(timeout, "reload", self.unit)
 
-    def _systemctl(self, verb: str, timeout: float) -> None:
+    def reload_units(self, *, timeout: float = 60.0) -> None:
+        """Have systemd read the units of this host again. Raises OperationFailed."""
+        self._systemctl(timeout, "daemon-reload")
+
+    def _systemctl(self, timeout: float, *arguments: str) -> None:
         try:
             result = subprocess.run(
-                ["systemctl", verb, self.unit],
+                ["systemctl", *arguments],
                 env={**os.environ, "LC_ALL": "C"},
                 capture_output=True,
                 text=True,
@@ -228,7 +232,7 @@ class Instance:
             problem = f"no end after {timeout:g} s"
         if problem:
             raise OperationFailed(
-                f"systemctl {verb} {self.unit} failed: {problem}",
+                f"systemctl {' '.join(arguments)} failed: {problem}",
                 host=self.host,
                 remedy=f"Read journalctl -u {self.unit} and {self.log_file}.",
             )

@@ -5,21 +5,25 @@
 
 from __future__ import annotations
 
-# Runs a program where no AnsibleModule is. pylint: disable=ansible-bad-function
+import json
 import os
 import socket
-import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
+from ansible_collections.dbops.fleet.plugins.module_utils.files.apply import manage
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
-from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import read_instance
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import owner_file, read_instance
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.instance_facts import InstanceFacts
 
 # The end of pg_ctl's own patience, which pg_ctl.conf sets, comes first.
 _START_SECONDS = 3600.0
+# A walreceiver that found its upstream away tries again after wal_retrieve_retry_interval, 5 s.
+_STREAMING_SECONDS, _POLL_SECONDS = 60.0, 0.25
 _LOG_LINES, _LOG_BYTES = 15, 64 * 1024
 
 
@@ -27,7 +31,7 @@ def instance_start(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     """Parameters and results as documented in the module.
 
     Raises:
-        OperationFailed: it did not start; with the end of its log.
+        OperationFailed: it did not start, or does not stream; with the end of its log.
     """
     instance = Instance.debian(params["version"], params["name"])
     changed = not instance.running
@@ -38,7 +42,39 @@ def instance_start(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         # A server that runs tells its socket, which the configuration may have elsewhere.
         instance = Instance.debian(params["version"], params["name"])
     facts = read_instance(instance, socket.gethostname())
+    if not check_mode and _complete_mark(facts):
+        changed, facts = True, read_instance(instance, socket.gethostname())
+    if params["streaming"]:
+        facts = _await_streaming(instance, facts)
     return Outcome(changed=changed, result={"instance": facts.to_dict()})
+
+
+def _complete_mark(facts: InstanceFacts) -> bool:
+    """Write the system identifier into a mark that was made before the data were; False where nothing is missing."""
+    identifier = facts.member.system_identifier
+    if facts.owner is None or facts.owner.system_identifier or not identifier:
+        return False
+    path = owner_file(facts.version, facts.name)
+    mark = json.loads(path.read_text()) | {"system_identifier": identifier}
+    # As the template of the role writes it, which then finds nothing to change.
+    content = json.dumps(mark, indent=4, sort_keys=True) + "\n"
+    wanted = {"path": str(path), "content": content, "owner": "root", "group": "root", "mode": "0644"}
+    return manage({"files": [wanted]}, False).changed
+
+
+def _await_streaming(instance: Instance, facts: InstanceFacts) -> InstanceFacts:
+    deadline = time.monotonic() + _STREAMING_SECONDS
+    while facts.member.receiver is None or facts.member.receiver.status != "streaming":
+        if time.monotonic() > deadline:
+            raise OperationFailed(
+                f"PostgreSQL {instance.version} runs, but does not stream after {_STREAMING_SECONDS:.0f} s",
+                host=socket.gethostname(),
+                remedy="See whether the upstream runs, lets fleet_replication in and can be reached, and run again:"
+                f" {_end_of_log(instance)}",
+            )
+        time.sleep(_POLL_SECONDS)
+        facts = read_instance(instance, socket.gethostname())
+    return facts
 
 
 def _start(instance: Instance) -> None:
@@ -47,8 +83,8 @@ def _start(instance: Instance) -> None:
     for path in sorted(instance.config_directory.iterdir()) if instance.config_directory else []:
         if path.is_file():
             _sync(path)
-    subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
     try:
+        instance.reload_units()
         instance.start(timeout=_START_SECONDS)
     except OperationFailed as error:
         raise OperationFailed(
