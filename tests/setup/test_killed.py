@@ -19,10 +19,10 @@ from fleet import Fleet
     [
         "Write the fleet's own files",
         "Make it, with data checksums",
-        "Start its unit",
-        "Make the databases",
+        "Start it, and see a replica stream",
+        "Make the roles and databases",
         "Clone the data directory",
-        "Hand the data directory to Debian's tools",
+        "Hand copied data to Debian's tools",
         "Write PgBouncer's files",
     ],
 )
@@ -34,8 +34,12 @@ def test_a_first_run_that_was_killed_is_finished_by_the_next(fleet: Fleet, task:
     process = fleet.start_setup()
     assert process.stdout is not None
     try:
+        begun = False
         for line in process.stdout:
-            if line.startswith("TASK") and task in line:
+            if line.startswith("TASK"):
+                begun = task in line
+            # On some host: elsewhere it may have been skipped before.
+            elif begun and not line.startswith(("skipping", "included")):
                 break
         else:
             pytest.fail(f"the run ended before the task {task!r}")

@@ -70,7 +70,8 @@ class Instance:
             name=name,
             data_directory=Path(data) if data else root / "var/lib/postgresql" / str(version) / name,
             binaries=Path("/usr/lib/postgresql") / str(version) / "bin",
-            config_directory=config if config.is_dir() else None,
+            # pg_createcluster makes the directory first.
+            config_directory=config if (config / "postgresql.conf").is_file() else None,
             unit=f"postgresql@{version}-{name}.service",
         )
         port = read_conf_value(_configuration(config), "port")

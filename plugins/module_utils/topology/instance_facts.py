@@ -68,7 +68,7 @@ class InstanceFacts(Record):
     Attributes:
         state: one of INSTANCE_STATES.
         reason: for the states foreign, crashed and interrupted_clone: what was found.
-        configured: Debian's configuration directory is there.
+        configured: Debian's configuration of it is there.
         owner: our mark, if there is one.
         clone: the marker of the last clone into this place (phase, directory, system_identifier, ...).
         data_directory_owner: OS user.

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,44 +27,57 @@ _STREAMING_SECONDS, _POLL_SECONDS = 60.0, 0.25
 _LOG_LINES, _LOG_BYTES = 15, 64 * 1024
 
 
-def instance_start(params: Mapping[str, Any], check_mode: bool) -> Outcome:
+def instance_start(params: Mapping[str, Any], check_mode: bool, *, root: Path = Path("/")) -> Outcome:
     """Parameters and results as documented in the module.
+
+    Args:
+        root: of the file system, for tests.
 
     Raises:
         OperationFailed: it did not start, or does not stream; with the end of its log.
     """
-    instance = Instance.debian(params["version"], params["name"])
+
+    def instance_now() -> Instance:
+        return Instance.debian(params["version"], params["name"], root=root)
+
+    def facts_now() -> InstanceFacts:
+        return read_instance(instance, socket.gethostname(), root)
+
+    instance = instance_now()
     changed = not instance.running
     if changed and check_mode:
         return Outcome(changed=True)
     if changed:
         _start(instance)
         # A server that runs tells its socket, which the configuration may have elsewhere.
-        instance = Instance.debian(params["version"], params["name"])
-    facts = read_instance(instance, socket.gethostname())
-    if not check_mode and _complete_mark(facts):
-        changed, facts = True, read_instance(instance, socket.gethostname())
+        instance = instance_now()
+    facts = facts_now()
+    if not check_mode and _complete_mark(facts, root):
+        changed, facts = True, facts_now()
     if params["streaming"]:
-        facts = _await_streaming(instance, facts)
+        facts = _await_streaming(instance, facts_now)
     return Outcome(changed=changed, result={"instance": facts.to_dict()})
 
 
-def _complete_mark(facts: InstanceFacts) -> bool:
+def _complete_mark(facts: InstanceFacts, root: Path) -> bool:
     """Write the system identifier into a mark that was made before the data were; False where nothing is missing."""
     identifier = facts.member.system_identifier
     if facts.owner is None or facts.owner.system_identifier or not identifier:
         return False
-    path = owner_file(facts.version, facts.name)
+    path = owner_file(facts.version, facts.name, root)
     mark = json.loads(path.read_text()) | {"system_identifier": identifier}
     # As the template of the role writes it, which then finds nothing to change.
     content = json.dumps(mark, indent=4, sort_keys=True) + "\n"
-    wanted = {"path": str(path), "content": content, "owner": "root", "group": "root", "mode": "0644"}
+    wanted = {"path": str(path), "content": content, "owner": path.owner(), "group": path.group(), "mode": "0644"}
     return manage({"files": [wanted]}, False).changed
 
 
-def _await_streaming(instance: Instance, facts: InstanceFacts) -> InstanceFacts:
+def _await_streaming(instance: Instance, facts_now: Callable[[], InstanceFacts]) -> InstanceFacts:
     deadline = time.monotonic() + _STREAMING_SECONDS
-    while facts.member.receiver is None or facts.member.receiver.status != "streaming":
+    while True:
+        facts = facts_now()
+        if facts.member.receiver is not None and facts.member.receiver.status == "streaming":
+            return facts
         if time.monotonic() > deadline:
             raise OperationFailed(
                 f"PostgreSQL {instance.version} runs, but does not stream after {_STREAMING_SECONDS:.0f} s",
@@ -73,8 +86,6 @@ def _await_streaming(instance: Instance, facts: InstanceFacts) -> InstanceFacts:
                 f" {_end_of_log(instance)}",
             )
         time.sleep(_POLL_SECONDS)
-        facts = read_instance(instance, socket.gethostname())
-    return facts
 
 
 def _start(instance: Instance) -> None:

@@ -141,7 +141,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
 ROOMS: dict[str, set[str]] = {
     "postgres": set(),
     "files": set(),
-    "topology": {"postgres"},
+    "topology": {"files", "postgres"},
     "pooler": {"postgres", "files"},
     "clone": {"postgres", "topology", "files"},
     "failover": {"postgres", "topology", "pooler", "clone", "files"},

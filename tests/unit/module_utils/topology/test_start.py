@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.start import instance_start
 
-NOWHERE = {"version": 99, "name": "main"}
+NOWHERE = {"version": 99, "name": "main", "streaming": False}
 
 
 def test_check_mode_would_start_an_instance_that_is_still_to_be_made() -> None:
