@@ -20,7 +20,7 @@ from fleet import Fleet
         "Write the fleet's own files",
         "Make it, with data checksums",
         "Start it, and see a replica stream",
-        "Make the roles and databases",
+        "Make the databases",
         "Clone the data directory",
         "Hand copied data to Debian's tools",
         "Write PgBouncer's files",

@@ -1,5 +1,5 @@
 -- One row. `roles`: those among the wanted names that are there, with the columns of pg_authid that dbops.fleet.role_statements
--- compares. `database_statements`: what makes the databases that are missing, or have another owner.
+-- compares. `databases`: statements for those that are missing, or have another owner.
 SELECT
   (SELECT coalesce(jsonb_agg(to_jsonb(role)), '[]')
    FROM (SELECT rolname, rolpassword, rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolinherit,
@@ -9,4 +9,4 @@ SELECT
                              ELSE format('ALTER DATABASE %%I OWNER TO %%I', name, owner) END), '[]')
    FROM jsonb_to_recordset(%(databases)s::jsonb) AS wanted (name text, owner text)
    LEFT JOIN pg_database ON datname = name
-   WHERE datname IS NULL OR pg_get_userbyid(datdba) <> owner) AS database_statements
+   WHERE datname IS NULL OR pg_get_userbyid(datdba) <> owner) AS databases
