@@ -35,7 +35,7 @@ options:
     description:
       - RV(dbops.fleet.failover_plan_info#module:plan.request), with the rungs of the fences that were tried.
       - Where M(dbops.fleet.pgbouncer_pool) has staged a member in files of poolers, its name as C(staged), and as
-        C(poolers) their C(name), C(host), C(port) and C(databases).
+        C(poolers) their C(name), C(host), C(port), C(databases) and C(process), as in M(dbops.fleet.replica_promote).
     type: dict
     required: true
   operation:

@@ -94,6 +94,12 @@ options:
         type: list
         elements: str
         required: true
+      process:
+        description:
+          - Of several processes that share the port (C(so_reuseport)), the directory of the unix socket of the one that
+            is meant. Each has an entry of its own here. The kernel gives a login to one of them, so logins are tried
+            until one reaches it.
+        type: str
   operation:
     description:
       - Id of the operation, which is also the name of the dead-men that watch the poolers.
@@ -365,6 +371,7 @@ POOLER = {
     "host": {"type": "str", "required": True},
     "port": {"type": "int", "default": 6432},
     "databases": {"type": "list", "elements": "str", "required": True},
+    "process": {"type": "str"},
 }
 
 

@@ -1,7 +1,7 @@
 # Copyright: dbops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List F where every database host is a pooler too, with two processes of PgBouncer each.
+"""A switchover, and list F, where every database host is a pooler too, with two processes of PgBouncer each.
 
 The tests are one story, in their order: each begins with the cluster as the one before left it.
 FLEET_HOSTS_SET names the set (default: failover).
@@ -39,6 +39,23 @@ def targets(fleet: HostCluster, pooler: str) -> list[str]:
         rows = fleet.hosts.ssh(pooler, f"cd / && runuser -u postgres -- {console}").splitlines()
         found += [row.split()[1] for row in rows if row.split()[0] == "orders"]
     return found
+
+
+def test_a_switchover_holds_the_clients_of_every_process_that_shares_a_port(fleet: HostCluster) -> None:
+    """The worker reaches each process from another host, over the one TCP port."""
+    old, new = fleet.primary(), fleet.next_candidate()
+    load = fleet.load(12, think_seconds=0.02)
+    with load:
+        done = fleet.switch(new)
+    assert done.ok, done.text
+    assert done.state == "ok", done.text
+    report = fleet.report(load)
+    assert report.acknowledged > 0
+    assert (report.errors, report.lost, report.duplicated) == ([], 0, 0)
+    assert fleet.primary() == new
+    assert old != new
+    for pooler in fleet.members:
+        assert targets(fleet, pooler) == [fleet.hosts.address(new)] * 2
 
 
 def test_f01_a_crashed_primary_whose_host_is_a_pooler_is_started_again(fleet: HostCluster) -> None:

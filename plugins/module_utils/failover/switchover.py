@@ -151,7 +151,8 @@ def _plan(params: Mapping[str, Any], access: Access) -> tuple[Scene, SwitchoverP
         ),
     )
     places = tuple(
-        PoolerPlace(one["name"], one["host"], one["port"], tuple(one["databases"])) for one in params["poolers"]
+        PoolerPlace(one["name"], one["host"], one["port"], tuple(one["databases"]), one["process"])
+        for one in params["poolers"]
     )
     facts = _read_poolers(places, access)
     plan = make_plan(
@@ -185,7 +186,7 @@ def _read_members(params: Mapping[str, Any], access: Access) -> tuple[MemberFact
 
 
 def _read_poolers(places: Sequence[PoolerPlace], access: Access) -> dict[str, PoolerFacts]:
-    endpoints = [endpoint_of(access, place.name, place.host, place.port) for place in places]
+    endpoints = [endpoint_of(access, place) for place in places]
     found = read_facts(endpoints, 5.0) if endpoints else ()
     return {place.name: facts for place, facts in zip(places, found, strict=True)}
 

@@ -60,12 +60,14 @@ class PoolerPlace(Record):
         name: for messages, such as "pool1:6432".
         host: address or socket directory of its admin console.
         databases: the entries that have to follow the primary.
+        process: its socket directory, where several processes share the port; else None.
     """
 
     name: str
     host: str
     port: int
     databases: tuple[str, ...] = ()
+    process: str | None = None
 
 
 @dataclass(frozen=True)

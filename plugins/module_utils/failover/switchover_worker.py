@@ -35,6 +35,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_request import (
     Access,
     Place,
+    PoolerPlace,
     SwitchoverRequest,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_steps import Run
@@ -103,16 +104,17 @@ def conninfo_of(access: Access, place: Place) -> str:
     return known or between_members(place.address, place.port, application_name=APPLICATION_NAME)
 
 
-def endpoint_of(access: Access, name: str, host: str, port: int) -> Endpoint:
+def endpoint_of(access: Access, place: PoolerPlace) -> Endpoint:
     """The admin console of a PgBouncer process."""
     return Endpoint(
-        name=name,
-        host=host,
-        port=port,
+        name=place.name,
+        host=place.host,
+        port=place.port,
         user=access.console_user,
         passfile=access.passfile or None,
         sslmode=access.sslmode,
         sslrootcert=access.sslrootcert or None,
+        process=place.process,
     )
 
 
@@ -124,10 +126,7 @@ def make_run(request: SwitchoverRequest, access: Access, *, same_boot: bool = Tr
         clock=RealClock(),
         local=LocalPrimary(instance_of(access)),
         remote={place.name: Remote(place, conninfo_of(access, place)) for place in places},
-        poolers={
-            place.name: PoolerProcess(place, endpoint_of(access, place.name, place.host, place.port))
-            for place in request.poolers
-        },
+        poolers={place.name: PoolerProcess(place, endpoint_of(access, place)) for place in request.poolers},
         same_boot=same_boot,
     )
 

@@ -42,6 +42,7 @@ def console_of(place: PoolerPlace) -> Endpoint:
         passfile=Access.passfile,
         sslmode=Access.sslmode,
         sslrootcert=Access.sslrootcert,
+        process=place.process,
     )
 
 

@@ -43,6 +43,8 @@ class Endpoint:
             user is the one of the PgBouncer process; a process of root becomes that user for the moment of the login.
         password: left out, libpq looks into `passfile`.
         sslmode, sslrootcert: for TCP only.
+        process: of several processes that listen on one TCP port (``so_reuseport``), the directory of the unix socket
+            of the one that is meant. The kernel gives each login to one of them.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Endpoint:
     passfile: str | None = None
     sslmode: str = "verify-full"
     sslrootcert: str | None = None
+    process: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -148,6 +151,8 @@ def open_together(
 ) -> list[Console | OperationFailed]:
     """Log in at every endpoint at the same time.
 
+    A login that reaches another one of several processes on its port is ended, and tried again.
+
     Args:
         endpoints: where; one of them may be named several times and then gets several logins.
         timeout_seconds: for all of them together.
@@ -157,6 +162,18 @@ def open_together(
         In the order of `endpoints`, a console or the error that says why there is none.
     """
     deadline = time.monotonic() + timeout_seconds
+    outcomes: dict[int, Console | OperationFailed] = {}
+    missing = list(range(len(endpoints)))
+    while missing:
+        fresh = _log_in([endpoints[number] for number in missing], deadline, timeout_seconds, application_name)
+        outcomes |= zip(missing, fresh, strict=True)
+        missing = _misdirected(outcomes, missing, deadline)
+    return [outcomes[number] for number in range(len(endpoints))]
+
+
+def _log_in(
+    endpoints: Sequence[Endpoint], deadline: float, timeout_seconds: float, application_name: str
+) -> list[Console | OperationFailed]:
     outcomes: dict[int, Console | OperationFailed] = {}
     waiting: dict[int, tuple[PGconn, int]] = {}
     for number, endpoint in enumerate(endpoints):
@@ -179,6 +196,25 @@ def open_together(
                     del waiting[number]
                     outcomes[number] = _finish_login(endpoints[number], connection)
     return [outcomes[number] for number in range(len(endpoints))]
+
+
+def _misdirected(outcomes: dict[int, Console | OperationFailed], fresh: Sequence[int], deadline: float) -> list[int]:
+    """Those of the fresh logins that another process of their port took; they are hung up."""
+    consoles = {number: console for number in fresh if isinstance(console := outcomes[number], Console)}
+    asked = {number: console for number, console in consoles.items() if console.endpoint.process is not None}
+    left = max(0.0, deadline - time.monotonic())
+    replies = run_together([(console, "SHOW CONFIG") for console in asked.values()], left)
+    misdirected = []
+    for (number, console), reply in zip(asked.items(), replies, strict=True):
+        directory = next((row["value"] for row in reply.rows if row["key"] == "unix_socket_dir"), None)
+        if reply.error is not None:
+            outcomes[number] = _unreachable(console.endpoint, f"SHOW CONFIG: {reply.error}")
+        elif directory != console.endpoint.process:
+            misdirected.append(number)
+        else:
+            continue
+        console.close()
+    return misdirected
 
 
 def run_together(work: Sequence[tuple[Console, str]], timeout_seconds: float) -> list[Reply]:
@@ -255,6 +291,8 @@ def _finish_login(endpoint: Endpoint, connection: PGconn) -> Console | Operation
 
 def _unreachable(endpoint: Endpoint, reason: str) -> OperationFailed:
     where = endpoint.socket_path if endpoint.is_local else f"{endpoint.host}:{endpoint.port}"
+    if endpoint.process is not None:
+        where += f" (the process of {endpoint.process})"
     return OperationFailed(
         f"The admin console of PgBouncer at {where} cannot be reached as {endpoint.user}: {reason}",
         host=endpoint.name,

@@ -180,6 +180,42 @@ def test_processes_that_share_a_port_are_paused_each_through_its_own_socket(
         assert answers[0] == [1] * 10
 
 
+def shown_paused(process: made.Pooler) -> bool:
+    """As its own socket shows it: over TCP another process of the port may answer."""
+    database = read_facts([endpoint(process)])[0].database("orders")
+    return database is not None and database.paused
+
+
+def test_processes_that_share_a_port_are_each_reached_over_the_network(poolers: made.Poolers, database: Server) -> None:
+    port = free_port()
+    target = {"orders": f"host={database.address} port={database.port} dbname=orders"}
+    started = [poolers.start(f"process{n}", target, listen_port=port, so_reuseport=1) for n in range(4)]
+    remote = [
+        Endpoint(one.name, one.address, port, user="operator", sslmode="disable", process=str(one.directory))
+        for one in started
+    ]
+    with Poolers.open(remote, ["orders"], timeout_seconds=10.0) as consoles:
+        consoles.pause(2.0)
+        for process in started:
+            assert shown_paused(process), f"{process.name} lets clients through"
+        assert consoles.resume() == {one.name: None for one in started}
+    assert not any(shown_paused(process) for process in started)
+
+
+def test_a_process_that_is_gone_is_told_when_the_others_of_its_port_answer(
+    poolers: made.Poolers, database: Server
+) -> None:
+    port = free_port()
+    target = {"orders": f"host={database.address} port={database.port} dbname=orders"}
+    there = poolers.start("process1", target, listen_port=port, so_reuseport=1)
+    gone = Endpoint("pool1/2", there.address, port, user="operator", sslmode="disable", process="/run/pgbouncer-2")
+    (outcome,) = open_together([gone], timeout_seconds=0.5)
+    assert isinstance(outcome, OperationFailed)
+    assert "the process of /run/pgbouncer-2" in str(outcome)
+    # No login is left behind at the one that answered instead.
+    assert len([row for row in there.console("SHOW CLIENTS") if row["user"] == "operator"]) == 1
+
+
 def test_a_pause_whose_console_was_killed_is_ended_by_resume(pool1: made.Pooler) -> None:
     with pool1.connect("orders") as client, client.transaction():
         client.execute("SELECT 1")
