@@ -143,16 +143,30 @@ def test_a_pooler_that_could_not_hold_its_clients_is_named_once() -> None:
     assert found.startswith("pool1: still none. Its clients may still have the old primary")
 
 
-def test_every_process_of_a_pooler_is_told() -> None:
+@pytest.mark.parametrize("name", ["failover.yml", "switchover.yml", "rejoin.yml", "tasks/recovery_poolers.yml"])
+def test_every_process_of_a_pooler_is_told(name: str) -> None:
     module = "dbops.fleet.pgbouncer_pool"
-    told = [task.body[module] for task in tasks_in(PLAYBOOK) if module in task.body]
-    assert len(told) == 5
+    told = [task.body[module] for task in tasks_in(CHECKOUT / "playbooks" / name) if module in task.body]
+    assert told
     assert all(options["endpoints"] == "{{ __fleet_pooler_endpoints }}" for options in told)
 
 
 @pytest.mark.parametrize(("processes", "hosts"), [(1, []), (2, ["/run/pgbouncer-1", "/run/pgbouncer-2"])])
 def test_several_processes_have_a_socket_directory_each(processes: int, hosts: list[str]) -> None:
-    text = load_yaml(CHECKOUT / "playbooks/vars/role_change.yml")["__fleet_pooler_endpoints"]
+    text = load_yaml(CHECKOUT / "playbooks/vars/pooler_endpoints.yml")["__fleet_pooler_endpoints"]
     found = value(text, {"inventory_hostname": "pool1", "pgbouncer_processes": processes})
     assert [endpoint["host"] for endpoint in found] == hosts
     assert all(endpoint["port"] == 6432 for endpoint in found)
+
+
+def test_workers_are_told_each_process_of_a_pooler() -> None:
+    text = load_yaml(CHECKOUT / "playbooks/vars/role_change.yml")["__fleet_pooler_processes"]
+    hostvars = {"pool1": {"ansible_host": "10.0.0.1"}, "pool2": {"ansible_host": "10.0.0.2", "pgbouncer_processes": 2}}
+    names = {"__fleet_cluster_poolers": ["pool1", "pool2"], "__fleet_cluster_entries": [{"name": "orders"}]}
+    found = value(text, {"hostvars": hostvars, **names})
+    assert [(one["name"], one["host"], one["process"]) for one in found] == [
+        ("pool1", "10.0.0.1", None),
+        ("pool2/1", "10.0.0.2", "/run/pgbouncer-1"),
+        ("pool2/2", "10.0.0.2", "/run/pgbouncer-2"),
+    ]
+    assert all((one["port"], one["databases"]) == (6432, ["orders"]) for one in found)
