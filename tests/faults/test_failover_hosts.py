@@ -132,22 +132,8 @@ def struck(fleet: HostCluster, step: str, strike: Callable[[Playing, str], objec
     mend(fleet)
     old = fleet.primary()
     others = [name for name in (*fleet.members, *fleet.poolers) if name != old]
-    for name in others:
-        fleet.hosts.ssh(name, "touch /run/before /run/watched")
-    with Load(fleet.through_poolers(), clients=8) as load, contextlib.ExitStack() as watched:
-        for name in others:
-            watched.callback(partial(fleet.hosts.ssh, name, "rm -f /run/watched"))
-        watches = {name: watch(fleet, name, step) for name in others if name in fleet.members and step}
-        fleet.hosts.power_off(old)
-        playing = fleet.start("failover")
-        if watches:
-            seen, _, _ = select.select([one.stdout for one in watches.values()], [], [], 120)
-            worker = next((name for name, one in watches.items() if one.stdout in seen), "")
-            assert worker, f"no worker came to {step}"
-            strike(playing, worker)
-        else:
-            wait_until(lambda: held(fleet), "clients to be held", 60)
-            strike(playing, "")
+    with Load(fleet.through_poolers(), clients=8) as load, failing_over(fleet, old, step) as (playing, worker):
+        strike(playing, worker)
         first = playing()
         fleet.hosts.up(*others)
         last = first
@@ -163,6 +149,31 @@ def struck(fleet: HostCluster, step: str, strike: Callable[[Playing, str], objec
     assert report.acknowledged > 50
     assert (report.lost, report.duplicated) == (0, 0)
     return Struck(old, first, last)
+
+
+@contextlib.contextmanager
+def failing_over(fleet: HostCluster, old: str, step: str) -> Iterator[tuple[Playing, str]]:
+    """Cut the primary's power and fail over: the playbook at work and the worker's host, once it has come to a step.
+
+    At the end all hosts but the primary's have to be there.
+    """
+    others = [name for name in (*fleet.members, *fleet.poolers) if name != old]
+    for name in others:
+        fleet.hosts.ssh(name, "touch /run/before /run/watched")
+    with contextlib.ExitStack() as watched:
+        for name in others:
+            watched.callback(partial(fleet.hosts.ssh, name, "rm -f /run/watched"))
+        watches = {name: watch(fleet, name, step) for name in others if name in fleet.members and step}
+        fleet.hosts.power_off(old)
+        playing = fleet.start("failover")
+        worker = ""
+        if watches:
+            seen, _, _ = select.select([one.stdout for one in watches.values()], [], [], 120)
+            worker = next((name for name, one in watches.items() if one.stdout in seen), "")
+            assert worker, f"no worker came to {step}"
+        else:
+            wait_until(lambda: held(fleet), "clients to be held", 60)
+        yield playing, worker
 
 
 def watch(fleet: HostCluster, name: str, step: str) -> subprocess.Popen[str]:
@@ -245,6 +256,28 @@ def test_f02_a_second_power_cut_in_the_failover_loses_nothing(fleet: HostCluster
     assert done.first.state
     if victim == "pool1":
         assert "Its clients may still have the old primary" in done.first.text
+
+
+def test_f22_a_failover_that_was_killed_is_put_back_when_the_primary_returns(fleet: HostCluster) -> None:
+    """Its worker too, with the replicas frozen: until then no commit of the synchronous cluster would be confirmed."""
+    mend(fleet)
+    old = fleet.primary()
+    with Load(fleet.through_poolers(), clients=8) as load, failing_over(fleet, old, "choose") as (playing, worker):
+        playing.kill()
+        fleet.hosts.ssh(worker, "kill -9 $(sed 's/.* pid //' /var/lib/dbops-fleet/failover/orders.lock)")
+        fleet.hosts.power_on(old)
+        wait_until(lambda: fleet.primaries() == [old], "the primary to return", 60)
+        done = fleet.play("failover")
+        wait_until(lambda: served(fleet), "clients to be let go", 30)
+    report = load.report(fleet.through_poolers()[0])
+    assert (done.record["plan"]["action"], done.state) == ("put_back", "rolled_back"), done.text
+    assert fleet.primaries() == [old]
+    assert report.acknowledged > 50
+    assert (report.lost, report.duplicated) == (0, 0)
+    for name in set(fleet.members) - {old}:
+        assert fleet.sql(name, "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+    again = fleet.play("failover")
+    assert again.state == "refused", again.text
 
 
 # --- what only hosts have ---
