@@ -5,8 +5,8 @@
 
 Elsewhere: power cuts under load, F13, F17, F19, F22, F25 and second strikes on test hosts (test_failover_hosts.py),
 poolers that are the only way in (test_failover_pooler_cut_hosts.py) and database hosts that are poolers too
-(test_failover_shared_hosts.py); the worker killed at each journal step (test_failover_killed.py); the drivers of F05 also in unit tests (test_fencing_command.py, test_fencing_ec2.py). An EC2
-that really stops instances is not to be had.
+(test_failover_shared_hosts.py); the worker killed at each journal step (test_failover_killed.py); the drivers of F05
+also in unit tests (test_fencing_command.py, test_fencing_ec2.py). An EC2 that really stops instances is not to be had.
 
 F24, the promotion of another site, is here a replica that is never first choice while its cluster's other members are
 out of sight: one cluster may span sites, there is no operation on two clusters. For F25 a unit of Patroni's name runs;
