@@ -507,7 +507,7 @@ def test_s08_a_rerun_leaves_a_primary_to_its_crash_recovery(cluster: Cluster) ->
 
 def _paused(cluster: Cluster) -> bool:
     for pooler in cluster.poolers:
-        console = worker.endpoint_of(cluster.access("pg1"), pooler.name, str(pooler.directory), pooler.port)
+        console = worker.endpoint_of(cluster.access("pg1"), _place(pooler))
         with contextlib.closing(worker.PoolerProcess(_place(pooler), console).open()) as opened:
             if any(row.paused for rows in opened.databases().values() for row in rows if row.name == "app"):
                 return True

@@ -151,7 +151,7 @@ def _plan(params: Mapping[str, Any], access: Access) -> tuple[Scene, SwitchoverP
         ),
     )
     places = tuple(
-        PoolerPlace(one["name"], one["host"], one["port"], tuple(one["databases"]), one["process"])
+        PoolerPlace(one["name"], one["host"], one["port"], tuple(one["databases"]), one.get("process"))
         for one in params["poolers"]
     )
     facts = _read_poolers(places, access)

@@ -109,7 +109,6 @@ def check_poolers(
             )
         if pooler.error is None:
             results.extend(_pooler_target(scene, place, pooler))
-            results.extend(_port_of_its_own(place, pooler))
             if operation is not None:
                 results.append(_dead_man(place, pooler, operation))
             if not obstacles:
@@ -132,16 +131,6 @@ def _pooler_target(scene: Scene, place: PoolerPlace, pooler: PoolerFacts) -> lis
         remedy = "Run playbooks/setup.yml, which points poolers at the primary."
         results.append(CheckResult("pooler_target", "refuse", found, place.name, remedy))
     return results
-
-
-def _port_of_its_own(place: PoolerPlace, pooler: PoolerFacts) -> list[CheckResult]:
-    """Whether a second process may answer at the same port, whose clients nobody would hold."""
-    shared = pooler.setting("so_reuseport") == "1" and not place.host.startswith("/")
-    if not shared or place.process is not None:
-        return []
-    found = f"other processes may listen on its port {place.port} too (so_reuseport), and none is named"
-    remedy = "Set pgbouncer_processes of this host in the inventory as it is there, or run playbooks/setup.yml."
-    return [CheckResult("pooler_port_shared", "refuse", found, place.name, remedy)]
 
 
 def _dead_man(place: PoolerPlace, pooler: PoolerFacts, operation: str) -> CheckResult:

@@ -11,6 +11,10 @@ from ansible_collections.dbops.fleet.plugins.module_utils.failover.switchover_re
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.operations import Errors, Poolers
 
+# For all logins at a process. Where processes share a port, each takes as many tries as there are processes; that is
+# before the pause. In the pause clients wait.
+_SECONDS, _SHARED_PORT_SECONDS = 2.0, 8.0
+
 
 class PoolerProcess:
     """The logins are opened once and, where one is lost, again by the next call."""
@@ -22,9 +26,12 @@ class PoolerProcess:
 
     def open(self) -> Poolers:
         """Log in, unless that was done."""
+        return self._open(_SHARED_PORT_SECONDS if self.endpoint.process else _SECONDS)
+
+    def _open(self, seconds: float) -> Poolers:
         if self._poolers is None:
             try:
-                self._poolers = Poolers.open([self.endpoint], self.place.databases, timeout_seconds=2.0)
+                self._poolers = Poolers.open([self.endpoint], self.place.databases, timeout_seconds=seconds)
             except FleetError as error:
                 raise PortError(str(error)) from error
         return self._poolers
@@ -33,7 +40,7 @@ class PoolerProcess:
         if self._poolers is not None:
             self._poolers.close()
             self._poolers = None
-        return self.open()
+        return self._open(_SECONDS)
 
     def pause(self, timeout: float) -> None:
         """All databases or none."""

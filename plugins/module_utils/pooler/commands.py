@@ -30,6 +30,9 @@ _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
 
 
+_UNNAMED = "takes clients at the same port, and is not among the processes of this pooler that are known"
+
+
 @dataclass(frozen=True)
 class _Request:
     """What is asked for, with what was found."""
@@ -71,7 +74,9 @@ def manage(params: Mapping[str, Any], check_mode: bool) -> Outcome:
 
 def gather(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     """What the module `pgbouncer_pool_info` returns. An unreachable endpoint is a fact, not a failure."""
-    facts = read_facts(_endpoints(params), params["timeout_seconds"], traffic=True)
+    endpoints = _endpoints(params)
+    unnamed = (PoolerFacts(path, error=f"{path} {_UNNAMED}") for path in files.unnamed_processes(endpoints))
+    facts = (*read_facts(endpoints, params["timeout_seconds"], traffic=True), *unnamed)
     return Outcome(
         changed=False,
         result={
@@ -208,6 +213,9 @@ def _armed(do: _Request) -> Outcome:
 
 def _staged(do: _Request) -> Outcome:
     """Files that name servers which are not used yet, and a dead-man that knows them. First each server is tried."""
+    for path in files.unnamed_processes(do.endpoints):
+        remedy = "Set pgbouncer_processes of this host in the inventory as many as run, or end those that are too many."
+        raise Refused(f"{path} {_UNNAMED}", host=do.endpoints[0].name, remedy=remedy)
     servers = {
         one["name"]: {"host": one["host"][0], "port": one["port"] or 5432, "dbname": one["dbname"] or one["name"]}
         for one in do.params["databases"]

@@ -16,6 +16,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -29,6 +30,9 @@ Row: TypeAlias = "Mapping[str, str | None]"
 
 # The effective user of the process is changed for the moment of connecting to a local socket; see `_as_socket_owner`.
 _EFFECTIVE_USER = threading.Lock()
+# One try to reach one of several processes that share a port, and the pause before the next.
+_ATTEMPT_SECONDS, _RETRY_SECONDS = 1.0, 0.01
+_TRIES_BESIDE_A_SILENT_ONE = 4
 
 
 @dataclass(frozen=True)
@@ -162,13 +166,57 @@ def open_together(
         In the order of `endpoints`, a console or the error that says why there is none.
     """
     deadline = time.monotonic() + timeout_seconds
-    outcomes: dict[int, Console | OperationFailed] = {}
-    missing = list(range(len(endpoints)))
-    while missing:
-        fresh = _log_in([endpoints[number] for number in missing], deadline, timeout_seconds, application_name)
-        outcomes |= zip(missing, fresh, strict=True)
-        missing = _misdirected(outcomes, missing, deadline)
+    sharing = [number for number, endpoint in enumerate(endpoints) if endpoint.process is not None]
+    alone = [number for number, endpoint in enumerate(endpoints) if endpoint.process is None]
+    # Side by side: one that does not answer must not take the others' time.
+    with ThreadPoolExecutor(1) as background:
+        retried = background.submit(
+            _log_in_to_processes, [endpoints[number] for number in sharing], deadline, timeout_seconds, application_name
+        )
+        direct = _log_in([endpoints[number] for number in alone], deadline, timeout_seconds, application_name)
+        outcomes = dict(zip(alone, direct, strict=True)) | dict(zip(sharing, retried.result(), strict=True))
     return [outcomes[number] for number in range(len(endpoints))]
+
+
+def _log_in_to_processes(
+    endpoints: Sequence[Endpoint], deadline: float, timeout_seconds: float, application_name: str
+) -> list[Console | OperationFailed]:
+    """Log in until each login has reached its process: the kernel gives it to any of those that share the port.
+
+    One of them may be frozen or about to end. So an attempt is short, an error is no end, and once somebody did not
+    answer, the others are tried for several times in one attempt.
+    """
+    reached: dict[int, Console] = {}
+    heard = dict.fromkeys(range(len(endpoints)), "nothing answered")
+    tries = 1
+    while (missing := [number for number in heard if number not in reached]) and time.monotonic() < deadline:
+        attempt = min(deadline, time.monotonic() + _ATTEMPT_SECONDS)
+        numbers = missing * tries
+        fresh = _log_in([endpoints[number] for number in numbers], attempt, _ATTEMPT_SECONDS, application_name)
+        consoles = []
+        for number, outcome in zip(numbers, fresh, strict=True):
+            if isinstance(outcome, Console):
+                consoles.append((number, outcome))
+            else:
+                heard[number] = outcome.message
+        if time.monotonic() >= attempt:
+            tries = _TRIES_BESIDE_A_SILENT_ONE
+        # Whoever has logged in answers at once.
+        replies = run_together([(console, "SHOW CONFIG") for _, console in consoles], _ATTEMPT_SECONDS)
+        for (number, console), reply in zip(consoles, replies, strict=True):
+            directory = next((row["value"] for row in reply.rows if row["key"] == "unix_socket_dir"), None)
+            if directory == console.endpoint.process and number not in reached:
+                reached[number] = console
+                continue
+            heard[number] = reply.error or f"the process of {directory} answers"
+            console.close()
+        if len(reached) < len(endpoints):
+            time.sleep(_RETRY_SECONDS)
+    late = f"no login reached it within {timeout_seconds:g} s"
+    return [
+        reached.get(number) or _unreachable(endpoint, f"{late}; at last {heard[number]}")
+        for number, endpoint in enumerate(endpoints)
+    ]
 
 
 def _log_in(
@@ -196,25 +244,6 @@ def _log_in(
                     del waiting[number]
                     outcomes[number] = _finish_login(endpoints[number], connection)
     return [outcomes[number] for number in range(len(endpoints))]
-
-
-def _misdirected(outcomes: dict[int, Console | OperationFailed], fresh: Sequence[int], deadline: float) -> list[int]:
-    """Those of the fresh logins that another process of their port took; they are hung up."""
-    consoles = {number: console for number in fresh if isinstance(console := outcomes[number], Console)}
-    asked = {number: console for number, console in consoles.items() if console.endpoint.process is not None}
-    left = max(0.0, deadline - time.monotonic())
-    replies = run_together([(console, "SHOW CONFIG") for console in asked.values()], left)
-    misdirected = []
-    for (number, console), reply in zip(asked.items(), replies, strict=True):
-        directory = next((row["value"] for row in reply.rows if row["key"] == "unix_socket_dir"), None)
-        if reply.error is not None:
-            outcomes[number] = _unreachable(console.endpoint, f"SHOW CONFIG: {reply.error}")
-        elif directory != console.endpoint.process:
-            misdirected.append(number)
-        else:
-            continue
-        console.close()
-    return misdirected
 
 
 def run_together(work: Sequence[tuple[Console, str]], timeout_seconds: float) -> list[Reply]:

@@ -128,6 +128,23 @@ def running_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> li
     return [endpoint for endpoint in endpoints if not endpoint.is_local or _is_listened_on(endpoint.socket_path)]
 
 
+def unnamed_processes(endpoints: Sequence[Endpoint], root: Path = Path("/")) -> list[str]:
+    """Sockets of further PgBouncer processes of this host that take clients at the port of these.
+
+    They are what is left of an earlier, larger number of processes, or more than the inventory says. Whoever holds
+    clients would let theirs go on.
+
+    Args:
+        endpoints: the processes that are known; those that are not on this host are not looked at.
+        root: of the file system, for tests.
+    """
+    named = {os.path.realpath(endpoint.socket_path) for endpoint in endpoints if endpoint.is_local}
+    ports = {endpoint.port for endpoint in endpoints if endpoint.is_local}
+    places = [*sorted(root.glob("run/pgbouncer-*")), root / DEFAULT_SOCKET_DIRECTORY.lstrip("/")]
+    sockets = [os.path.realpath(place / f".s.PGSQL.{port}") for place in places for port in ports]
+    return [path for path in dict.fromkeys(sockets) if path not in named and _is_listened_on(path)]
+
+
 def _is_listened_on(path: str) -> bool:
     """Whether a process is behind a unix socket. One that was killed leaves the file."""
     with socket.socket(socket.AF_UNIX) as probe:

@@ -52,14 +52,14 @@ def instance_start(params: Mapping[str, Any], check_mode: bool, *, root: Path = 
         # A server that runs tells its socket, which the configuration may have elsewhere.
         instance = instance_now()
     facts = facts_now()
-    if not check_mode and _complete_mark(facts, root):
+    if _complete_mark(facts, root, check_mode):
         changed, facts = True, facts_now()
     if params["streaming"]:
         facts = _await_streaming(instance, facts_now)
     return Outcome(changed=changed, result={"instance": facts.to_dict()})
 
 
-def _complete_mark(facts: InstanceFacts, root: Path) -> bool:
+def _complete_mark(facts: InstanceFacts, root: Path, check_mode: bool) -> bool:
     """Write the system identifier into a mark that was made before the data were; False where nothing is missing."""
     identifier = facts.member.system_identifier
     if facts.owner is None or facts.owner.system_identifier or not identifier:
@@ -69,7 +69,7 @@ def _complete_mark(facts: InstanceFacts, root: Path) -> bool:
     # As the template of the role writes it, which then finds nothing to change.
     content = json.dumps(mark, indent=4, sort_keys=True) + "\n"
     wanted = {"path": str(path), "content": content, "owner": path.owner(), "group": path.group(), "mode": "0644"}
-    return manage({"files": [wanted]}, False).changed
+    return manage({"files": [wanted]}, check_mode).changed
 
 
 def _await_streaming(instance: Instance, facts_now: Callable[[], InstanceFacts]) -> InstanceFacts:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -186,15 +187,24 @@ def shown_paused(process: made.Pooler) -> bool:
     return database is not None and database.paused
 
 
-def test_processes_that_share_a_port_are_each_reached_over_the_network(poolers: made.Poolers, database: Server) -> None:
+def sharing(poolers: made.Poolers, database: Server, number: int, entries: int = 1) -> list[made.Pooler]:
+    """So many processes behind one port."""
+    names = ["orders", *(f"orders{n}" for n in range(1, entries))]
+    targets = dict.fromkeys(names, f"host={database.address} port={database.port} dbname=orders")
     port = free_port()
-    target = {"orders": f"host={database.address} port={database.port} dbname=orders"}
-    started = [poolers.start(f"process{n}", target, listen_port=port, so_reuseport=1) for n in range(4)]
-    remote = [
-        Endpoint(one.name, one.address, port, user="operator", sslmode="disable", process=str(one.directory))
-        for one in started
-    ]
-    with Poolers.open(remote, ["orders"], timeout_seconds=10.0) as consoles:
+    return [poolers.start(f"process{n}", targets, listen_port=port, so_reuseport=1) for n in range(number)]
+
+
+def over_the_network(process: made.Pooler) -> Endpoint:
+    directory = str(process.directory)
+    return Endpoint(process.name, process.address, process.port, user="operator", sslmode="disable", process=directory)
+
+
+def test_processes_that_share_a_port_are_each_reached_over_the_network(poolers: made.Poolers, database: Server) -> None:
+    """As many logins as a worker makes for five databases, in the time that it allows itself."""
+    started = sharing(poolers, database, 4, entries=5)
+    names = list(started[0].databases)
+    with Poolers.open([over_the_network(one) for one in started], names, timeout_seconds=8.0) as consoles:
         consoles.pause(2.0)
         for process in started:
             assert shown_paused(process), f"{process.name} lets clients through"
@@ -202,16 +212,31 @@ def test_processes_that_share_a_port_are_each_reached_over_the_network(poolers: 
     assert not any(shown_paused(process) for process in started)
 
 
+def test_a_frozen_process_does_not_keep_logins_from_the_others_of_its_port(
+    poolers: made.Poolers, database: Server
+) -> None:
+    frozen, *well = sharing(poolers, database, 3)
+    frozen.freeze()
+    try:
+        outcomes = open_together([over_the_network(one) for one in (frozen, *well)], timeout_seconds=6.0)
+        assert isinstance(outcomes[0], OperationFailed)
+        consoles = [one for one in outcomes[1:] if isinstance(one, Console)]
+        assert [one.endpoint.name for one in consoles] == [one.name for one in well]
+        for console in consoles:
+            console.close()
+    finally:
+        frozen.thaw()
+
+
 def test_a_process_that_is_gone_is_told_when_the_others_of_its_port_answer(
     poolers: made.Poolers, database: Server
 ) -> None:
-    port = free_port()
-    target = {"orders": f"host={database.address} port={database.port} dbname=orders"}
-    there = poolers.start("process1", target, listen_port=port, so_reuseport=1)
-    gone = Endpoint("pool1/2", there.address, port, user="operator", sslmode="disable", process="/run/pgbouncer-2")
+    (there,) = sharing(poolers, database, 1)
+    gone = replace(over_the_network(there), name="pool1/2", process="/run/pgbouncer-2")
     (outcome,) = open_together([gone], timeout_seconds=0.5)
     assert isinstance(outcome, OperationFailed)
     assert "the process of /run/pgbouncer-2" in str(outcome)
+    assert f"at last the process of {there.directory} answers" in str(outcome)
     # No login is left behind at the one that answered instead.
     assert len([row for row in there.console("SHOW CLIENTS") if row["user"] == "operator"]) == 1
 

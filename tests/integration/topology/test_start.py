@@ -46,7 +46,7 @@ def test_a_mark_from_before_the_data_gets_their_identifier_once(tmp_path: Path, 
     peers = [{"name": "db2", "address": "192.0.2.2", "port": 5432}]
     path = mark(server, tmp_path, {"cluster": "orders", "system_identifier": None, "peers": peers})
     before = path.read_text()
-    assert not run(server, tmp_path, check_mode=True).changed
+    assert run(server, tmp_path, check_mode=True).changed
     assert path.read_text() == before
 
     outcome = run(server, tmp_path)

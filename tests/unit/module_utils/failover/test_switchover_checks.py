@@ -331,10 +331,8 @@ def pooler(name: str = "pool1", **changes: Any) -> PoolerFacts:
     return replace(plain, **changes)
 
 
-def pooler_refusals(
-    facts: PoolerFacts, operation: str | None = "1", policy: Policy | None = None, process: str | None = None
-) -> dict[str, str]:
-    places = [PoolerPlace("pool1", "10.0.0.9", 6432, ("app",), process)]
+def pooler_refusals(facts: PoolerFacts, operation: str | None = "1", policy: Policy | None = None) -> dict[str, str]:
+    places = [PoolerPlace("pool1", "10.0.0.9", 6432, ("app",))]
     results = check_poolers(scene(policy=policy), places, {"pool1": facts}, operation)
     return {result.name: result.found for result in refusals(results)}
 
@@ -363,12 +361,6 @@ def test_refuses_session_mode_s04_and_short_waits_s27() -> None:
     assert "pooler_session_mode" in pooler_refusals(pooler(settings=settings))
     settings = {**pooler().settings, "query_wait_timeout": Setting("query_wait_timeout", "6", None, True)}
     assert "pooler_wait_limit" in pooler_refusals(pooler(settings=settings))
-
-
-def test_refuses_a_port_that_other_processes_may_share_unless_each_is_named() -> None:
-    settings = {**pooler().settings, "so_reuseport": Setting("so_reuseport", "1", "0", False)}
-    assert "port 6432" in pooler_refusals(pooler(settings=settings))["pooler_port_shared"]
-    assert pooler_refusals(pooler(settings=settings), process="/run/pgbouncer-1") == {}
 
 
 def test_refuses_a_dead_man_that_would_come_too_early() -> None:
