@@ -57,5 +57,5 @@ def test_f04_a_primary_that_nobody_reaches_is_replaced_once_every_pooler_holds_i
     report = fleet.report(load)
     assert report.acknowledged > 50
     assert report.duplicated == 0
-    # Not replicated when the network was cut: at most one row of each client. Who wrote to the old primary later lost more.
+    # Not replicated when the network was cut: a row of each client at most. Later writes to the old one would be more.
     assert report.lost <= 8
