@@ -202,7 +202,7 @@ def _log_in_to_processes(
         if time.monotonic() >= attempt:
             tries = _TRIES_BESIDE_A_SILENT_ONE
         # Whoever has logged in answers at once.
-        replies = run_together([(console, "SHOW CONFIG") for _, console in consoles], _ATTEMPT_SECONDS)
+        replies = run_together([(console, "SHOW CONFIG") for _number, console in consoles], _ATTEMPT_SECONDS)
         for (number, console), reply in zip(consoles, replies, strict=True):
             directory = next((row["value"] for row in reply.rows if row["key"] == "unix_socket_dir"), None)
             if directory == console.endpoint.process and number not in reached:
