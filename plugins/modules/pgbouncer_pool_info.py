@@ -69,6 +69,7 @@ RETURN = r"""
 endpoints:
   description:
     - Facts of each process by its name. Columns keep PgBouncer's names; what a version does not have is V(null).
+    - A process of this host that takes clients at the same port and was not named is there, by its socket, as an error.
   returned: success
   type: dict
   contains:

@@ -168,6 +168,14 @@ def open_together(
     deadline = time.monotonic() + timeout_seconds
     sharing = [number for number, endpoint in enumerate(endpoints) if endpoint.process is not None]
     alone = [number for number, endpoint in enumerate(endpoints) if endpoint.process is None]
+    if not sharing:
+        return _log_in(endpoints, deadline, timeout_seconds, application_name)
+    if not alone:
+        return _log_in_to_processes(endpoints, deadline, timeout_seconds, application_name)
+    # Threads that import the same module at the same moment see it half made; where it is missing, each login says so.
+    with contextlib.suppress(ImportError):
+        import psycopg.conninfo
+        import psycopg.pq  # noqa: F401
     # Side by side: one that does not answer must not take the others' time.
     with ThreadPoolExecutor(1) as background:
         retried = background.submit(

@@ -212,6 +212,17 @@ def test_processes_that_share_a_port_are_each_reached_over_the_network(poolers: 
     assert not any(shown_paused(process) for process in started)
 
 
+def test_poolers_of_one_and_of_several_processes_are_logged_in_to_together(
+    poolers: made.Poolers, pool1: made.Pooler, database: Server
+) -> None:
+    first, second = (over_the_network(one) for one in sharing(poolers, database, 2))
+    consoles = open_together([second, endpoint(pool1), first], timeout_seconds=6.0)
+    assert [one.endpoint.name for one in consoles if isinstance(one, Console)] == [second.name, "pool1", first.name]
+    for console in consoles:
+        if isinstance(console, Console):
+            console.close()
+
+
 def test_a_frozen_process_does_not_keep_logins_from_the_others_of_its_port(
     poolers: made.Poolers, database: Server
 ) -> None:
