@@ -23,6 +23,7 @@ UTILS = f"{NAMESPACE}.plugins.module_utils"
 # without anything.
 ACTING_FILES: dict[str, tuple[str, ...]] = {
     ".": ("adapter",),
+    "certificates": ("issue",),
     "clone": (
         "observe",
         "run",
@@ -70,6 +71,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
         "files",
         "guard",
         "operations",
+        "proof",
         "read",
         "trial",
     ),
@@ -141,6 +143,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
 ROOMS: dict[str, set[str]] = {
     "postgres": set(),
     "files": set(),
+    "certificates": {"files"},
     "topology": {"files", "postgres"},
     "pooler": {"postgres", "files"},
     "clone": {"postgres", "topology", "files"},
