@@ -133,6 +133,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
     "topology": (
         "host",
         "read",
+        "running",
         "start",
     ),
 }
