@@ -47,6 +47,11 @@ options:
     type: list
     elements: str
     default: []
+  roles:
+    description: Roles to look for in an instance that takes sessions, be it a primary or a standby.
+    type: list
+    elements: str
+    default: []
 seealso:
   - module: dbops.fleet.cluster_info
 """
@@ -195,6 +200,11 @@ instance:
       type: list
       elements: dict
       sample: []
+    roles_present:
+      description: Those of O(roles) that exist; null where the instance takes no sessions, so that nobody knows.
+      type: list
+      elements: str
+      sample: [orders_app]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -210,6 +220,7 @@ def main() -> None:
             "name": {"type": "str", "default": "main"},
             "data_directory": {"type": "path"},
             "packages": {"type": "list", "elements": "str", "default": []},
+            "roles": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

@@ -23,7 +23,9 @@ def replica_promote_info(params: Mapping[str, Any], check_mode: bool) -> Outcome
     """The operation that a rerun would go on with, the records of the last ones, and the instance. Reads only."""
     directory = Path(params["state_directory"]) / "switchover" / params["cluster"]
     pending = journals.unfinished(directory)
-    found = instance_info({**params, "name": params["instance"], "data_directory": None, "packages": []}, check_mode)
+    found = instance_info(
+        {**params, "name": params["instance"], "data_directory": None, "packages": [], "roles": []}, check_mode
+    )
     paths = journals.journals(directory)[-params["count"] :] if params["count"] else []
     return Outcome(
         False,

@@ -31,6 +31,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.topology.instance_fact
     classify,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.read import read_local
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.running import with_answers
 
 _MANAGERS = ("patroni*", "repmgrd*", "pgautofailover*", "pg_autoctl*", "pacemaker*", "corosync*", "stolon*")
 _CLONE_MARKER = ".dbops-clone.json"
@@ -54,6 +55,7 @@ def instance_info(params: Mapping[str, Any], _check_mode: bool, *, root: Path = 
         )
     instance = Instance.debian(version, params["name"], data_directory=params["data_directory"], root=root)
     facts = read_instance(instance, host["default_address"] or host["hostname"], root)
+    facts = with_answers(facts, instance, params["roles"])
     return Outcome(changed=False, result={"version": version, "host": host, "instance": facts.to_dict()})
 
 

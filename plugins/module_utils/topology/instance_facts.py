@@ -75,6 +75,7 @@ class InstanceFacts(Record):
         disk_total_mb, disk_free_mb: of the file system that holds or will hold the data directory.
         member: its facts; its state is the physical one, also for foreign data.
         others: further instances of the host.
+        roles_present: those that were asked for and exist, in the order asked; None where no session told.
     """
 
     version: int
@@ -91,6 +92,7 @@ class InstanceFacts(Record):
     disk_total_mb: int | None = None
     disk_free_mb: int | None = None
     others: tuple[OtherInstance, ...] = field(default=())
+    roles_present: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.state not in INSTANCE_STATES:

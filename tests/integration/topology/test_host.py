@@ -16,7 +16,13 @@ import pytest
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import instance_info, owner_file
 from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
 
-PARAMS: dict[str, Any] = {"version": None, "name": "main", "data_directory": None, "packages": ["bash", "nope"]}
+PARAMS: dict[str, Any] = {
+    "version": None,
+    "name": "main",
+    "data_directory": None,
+    "packages": ["bash", "nope"],
+    "roles": [],
+}
 
 
 @pytest.fixture
@@ -108,6 +114,24 @@ def test_the_marker_of_a_clone_is_reported(root: Path) -> None:
     found = info(root, version=15)["instance"]
     assert found["state"] == "interrupted_clone"
     assert found["clone"] == {"phase": "copying"}
+
+
+def test_a_primary_and_its_standby_tell_which_roles_exist(tmp_path: Path, root: Path, servers: Servers) -> None:
+    primary = servers.primary("db1")
+    primary.sql('CREATE ROLE "orders_app"')
+    primary.sql('CREATE ROLE "Odd\'s role"')
+    standby = servers.replica("db2", of=primary)
+    standby.wait_for_replay(primary)
+    asked = ["Odd's role", "orders_read", "orders_app"]
+    for server in (primary, standby):
+        place = root / server.name
+        shutil.copytree(root, place, ignore=shutil.ignore_patterns("db?"))
+        install(server, place)
+        found = info(place, version=server.version, roles=asked)["instance"]
+        assert found["roles_present"] == ["Odd's role", "orders_app"], server.name
+    primary.stop()
+    install(primary, root)
+    assert info(root, version=primary.version, roles=asked)["instance"]["roles_present"] is None
 
 
 def test_reading_is_quick(root: Path, servers: Servers) -> None:

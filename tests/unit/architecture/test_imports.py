@@ -135,6 +135,7 @@ ACTING_FILES: dict[str, tuple[str, ...]] = {
     "topology": (
         "host",
         "read",
+        "running",
         "start",
     ),
 }
