@@ -200,6 +200,13 @@ instance:
       type: list
       elements: dict
       sample: []
+    reload_pending:
+      description:
+        - Files of its configuration, log-in rules and TLS that have changed since the server last loaded them.
+        - Null where the instance takes no sessions, so that nobody knows.
+      type: list
+      elements: str
+      sample: [/etc/postgresql/17/main/pg_hba.conf]
     roles_present:
       description: Those of O(roles) that exist; null where the instance takes no sessions, so that nobody knows.
       type: list

@@ -263,13 +263,16 @@ class LockFile:
         return cls(int(lines[0]), int(lines[3]), lines[4].strip(), status)
 
 
-def _configuration(config: Path) -> str:
-    """postgresql.conf and, after it, the files of conf.d in the order that PostgreSQL reads them."""
+def included_files(config: Path) -> list[Path]:
+    """The files of conf.d beside postgresql.conf that PostgreSQL reads, in its order."""
     try:
-        more = sorted(path for path in (config / "conf.d").iterdir() if path.suffix == ".conf")
+        return sorted(path for path in (config / "conf.d").iterdir() if path.suffix == ".conf" and path.name[0] != ".")
     except OSError:
-        more = []
-    return "\n".join(_text(path) for path in (config / "postgresql.conf", *more))
+        return []
+
+
+def _configuration(config: Path) -> str:
+    return "\n".join(_text(path) for path in (config / "postgresql.conf", *included_files(config)))
 
 
 def _text(path: Path) -> str:

@@ -25,6 +25,9 @@ INSTANCE_STATES = (
     "foreign",  # data that no fleet of ours put there
 )
 
+# File systems take the time of the kernel's last tick, which is up to this old. One reload too many does no harm.
+_TICK_SECONDS = 0.01
+
 
 @dataclass(frozen=True)
 class Peer(Record):
@@ -75,6 +78,7 @@ class InstanceFacts(Record):
         disk_total_mb, disk_free_mb: of the file system that holds or will hold the data directory.
         member: its facts; its state is the physical one, also for foreign data.
         others: further instances of the host.
+        reload_pending: files of its configuration that it has not read as they are; None where no session told.
         roles_present: those that were asked for and exist, in the order asked; None where no session told.
     """
 
@@ -92,6 +96,7 @@ class InstanceFacts(Record):
     disk_total_mb: int | None = None
     disk_free_mb: int | None = None
     others: tuple[OtherInstance, ...] = field(default=())
+    reload_pending: tuple[str, ...] | None = None
     roles_present: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -143,6 +148,16 @@ def classify(found: Found, version: int) -> tuple[str, str | None]:
     if found.control.shut_down_cleanly:
         return "stopped", None
     return "crashed", f"no server runs, and its control file says {found.control.state!r}"
+
+
+def reload_pending(loaded: float, changed: Mapping[str, float]) -> tuple[str, ...]:
+    """Which files a server has not read as they are now: those that changed after it had loaded its configuration.
+
+    Args:
+        loaded: when it did so, in seconds since 1970, as pg_conf_load_time() says.
+        changed: path to the time of the file's last change.
+    """
+    return tuple(path for path, when in changed.items() if when > loaded - _TICK_SECONDS)
 
 
 def _is_interrupted_clone(found: Found) -> bool:

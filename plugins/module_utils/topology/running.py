@@ -5,12 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres import session
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
-from ansible_collections.dbops.fleet.plugins.module_utils.topology.instance_facts import InstanceFacts
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance, included_files
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.instance_facts import (
+    InstanceFacts,
+    reload_pending,
+)
+
+# Settings that name the files which a reload reads. What ALTER SYSTEM has written and nobody has loaded yet is a matter
+# of whoever did so; it is in none of them.
+_FILES = ("config_file", "hba_file", "ident_file", "ssl_ca_file", "ssl_cert_file", "ssl_key_file")
+_QUERY = """
+SELECT extract(epoch FROM pg_conf_load_time())::float8, current_setting('data_directory'),
+       (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name = ANY(%(files)s) AND setting <> ''),
+       ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%(roles)s))
+"""
 
 
 def with_answers(facts: InstanceFacts, instance: Instance, roles: Sequence[str]) -> InstanceFacts:
@@ -23,9 +37,28 @@ def with_answers(facts: InstanceFacts, instance: Instance, roles: Sequence[str])
         return facts
     try:
         with instance.connect() as connection:
-            found = connection.execute("SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s)", (list(roles),))
-            present = {name for (name,) in found}
+            (row,) = connection.execute(_QUERY, {"files": list(_FILES), "roles": list(roles)}).fetchall()
     except (session.NotConnected, session.require_psycopg().Error):
         # It went since it was read as a member: nothing is known, as where it does not run.
         return facts
-    return replace(facts, roles_present=tuple(role for role in roles if role in present))
+    loaded, data_directory, files, present = row
+    return replace(
+        facts,
+        reload_pending=reload_pending(loaded, _changed(Path(data_directory), files)),
+        roles_present=tuple(role for role in roles if role in present),
+    )
+
+
+def _changed(data_directory: Path, files: Mapping[str, str]) -> dict[str, float]:
+    """Path to when it last changed.
+
+    A file that was renamed into its place, as managed_files does, or copied with its times has an older time of
+    modification than that; so the time when its inode changed is what counts.
+    """
+    paths = [data_directory / files[name] for name in _FILES if name in files]
+    paths += included_files(Path(files["config_file"]).parent)
+    changed = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            changed[str(path)] = path.stat().st_ctime
+    return changed

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.topology.host import instance_info, owner_file
-from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
+from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers, wait_until
 
 PARAMS: dict[str, Any] = {
     "version": None,
@@ -132,6 +133,83 @@ def test_a_primary_and_its_standby_tell_which_roles_exist(tmp_path: Path, root: 
     primary.stop()
     install(primary, root)
     assert info(root, version=primary.version, roles=asked)["instance"]["roles_present"] is None
+
+
+def reload(server: Server) -> None:
+    """Reload it, as systemctl does: a while after the files were written."""
+    time.sleep(0.05)
+    before = server.value("SELECT pg_conf_load_time()")
+    server.reload()
+    wait_until(lambda: server.value("SELECT pg_conf_load_time()") > before, f"{server.name} to reload")
+
+
+def pending(server: Server, root: Path) -> list[str] | None:
+    found: list[str] | None = info(root, version=server.version)["instance"]["reload_pending"]
+    return found
+
+
+def test_files_that_a_reload_has_still_to_read_are_told_until_it_is_done(root: Path, servers: Servers) -> None:
+    server = servers.primary("db1")
+    install(server, root)
+    reload(server)
+    assert pending(server, root) == []
+    included = server.data / "conf.d/50-fleet.conf"
+    included.parent.mkdir()
+    for path in (server.data / "pg_hba.conf", server.data / "pg_ident.conf", server.data / "postgresql.conf", included):
+        content = path.read_text() if path.exists() else ""
+        path.write_text(content + "# changed")
+        assert pending(server, root) == [str(path)]
+        assert pending(server, root) == [str(path)]
+        reload(server)
+        assert pending(server, root) == [], path
+    included.touch()
+    time.sleep(0.05)
+    server.stop()
+    assert pending(server, root) is None
+    server.start()
+    assert pending(server, root) == []
+
+
+def test_a_file_that_was_put_in_place_with_an_older_time_is_still_to_be_read(root: Path, servers: Servers) -> None:
+    server = servers.primary("db1")
+    install(server, root)
+    staged = server.data / ".staged"
+    staged.write_text((server.data / "pg_hba.conf").read_text())
+    shutil.copymode(server.data / "pg_hba.conf", staged)
+    shutil.chown(staged, server.data.owner(), server.data.group())
+    os.utime(staged, (0, 0))
+    reload(server)
+    assert pending(server, root) == []
+    staged.rename(server.data / "pg_hba.conf")
+    assert pending(server, root) == [str(server.data / "pg_hba.conf")]
+
+
+def test_certificates_are_looked_at_where_the_server_has_them(root: Path, servers: Servers) -> None:
+    authority = root / "authority.crt"
+    authority.write_text("")
+    server = servers.primary("db1", ssl_ca_file=str(authority), ssl_cert_file="relative.crt")
+    install(server, root)
+    reload(server)
+    (server.data / "relative.crt").write_text("")
+    authority.write_text("# renewed")
+    assert pending(server, root) == [str(authority), str(server.data / "relative.crt")]
+
+
+def test_what_alter_system_has_set_is_left_to_whoever_did_so(root: Path, servers: Servers) -> None:
+    server = servers.primary("db1")
+    install(server, root)
+    reload(server)
+    server.sql("ALTER SYSTEM SET work_mem = '7MB'")
+    assert pending(server, root) == []
+
+
+def test_a_standby_tells_what_it_has_still_to_read_too(root: Path, servers: Servers) -> None:
+    standby = servers.replica("db2", of=servers.primary("db1"))
+    install(standby, root)
+    reload(standby)
+    assert pending(standby, root) == []
+    (standby.data / "pg_hba.conf").touch()
+    assert pending(standby, root) == [str(standby.data / "pg_hba.conf")]
 
 
 def test_reading_is_quick(root: Path, servers: Servers) -> None:

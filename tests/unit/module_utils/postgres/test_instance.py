@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.instance import Instance, included_files
 
 
 @pytest.fixture
@@ -73,6 +73,14 @@ def test_a_unit_that_fails_is_told_with_what_systemctl_said(
     systemctl("echo start-limit-hit >&2; exit 1")
     with pytest.raises(OperationFailed, match="start-limit-hit"):
         instance.start()
+
+
+def test_included_files_are_those_that_postgresql_reads_in_its_order(tmp_path: Path) -> None:
+    assert included_files(tmp_path) == []
+    (tmp_path / "conf.d").mkdir()
+    for name in ("60-backup.conf", "50-fleet.conf", ".dbops-50-fleet.conf", "50-fleet.conf.dpkg-old"):
+        (tmp_path / "conf.d" / name).touch()
+    assert [path.name for path in included_files(tmp_path)] == ["50-fleet.conf", "60-backup.conf"]
 
 
 def test_a_process_that_only_has_the_postmasters_number_is_no_server(

@@ -12,7 +12,12 @@ import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.control import ControlData
 from ansible_collections.dbops.fleet.plugins.module_utils.topology import host_facts
-from ansible_collections.dbops.fleet.plugins.module_utils.topology.instance_facts import Found, Owner, classify
+from ansible_collections.dbops.fleet.plugins.module_utils.topology.instance_facts import (
+    Found,
+    Owner,
+    classify,
+    reload_pending,
+)
 
 CONTROL = ControlData.parse((Path(__file__).parents[2] / "fixtures" / "pg_controldata" / "15.txt").read_text())
 OWNER = Owner("orders", CONTROL.system_identifier)
@@ -53,6 +58,19 @@ def test_state_of_an_instance(found: Found, state: str) -> None:
     assert classify(found, 15)[0] == state
     if state in ("foreign", "crashed", "interrupted_clone"):
         assert classify(found, 15)[1]
+
+
+def test_a_file_counts_as_unread_when_it_changed_after_the_configuration_was_loaded() -> None:
+    changed = {"/later": 1000.5, "/earlier": 900.0, "/never since the boot": 1.0}
+    assert reload_pending(1000.0, changed) == ("/later",)
+    assert reload_pending(1000.5 + 1, changed) == ()
+    assert reload_pending(1000.0, {}) == ()
+
+
+def test_a_file_that_changed_within_the_clock_tick_of_the_reload_counts_as_unread() -> None:
+    # Written right after the reload, it bears the time of the kernel's last tick, which was right before it.
+    assert reload_pending(1000.0, {"/file": 999.995}) == ("/file",)
+    assert reload_pending(1000.0, {"/file": 999.985}) == ()
 
 
 def test_memory_is_the_host_s_or_the_control_group_s_limit() -> None:
