@@ -87,7 +87,10 @@ class Fleet:
         names = [*self.members, *self.poolers]
         connection = self.directory / "connection.yml"
         connection.write_text(self.hosts.inventory(*names))
-        groups: dict[str, Any] = {"postgresql": {"hosts": self.members}, "pgbouncer": {"hosts": self.poolers}}
+        clusters: dict[str, Any] = {}
+        for name, member in self.members.items():
+            clusters.setdefault(member["fleet_cluster"], {"hosts": {}})["hosts"][name] = member
+        groups = {"postgresql": {"children": clusters}, "pgbouncer": {"hosts": self.poolers}}
         variables = {
             "fleet_postgres_profile": "small",
             "fleet_secrets_directory": str(self.secrets),

@@ -61,6 +61,9 @@ def test_changes_nothing_on_any_host_when_run_again(orders: Fleet) -> None:
     assert run.ok
     assert run.changed == dict.fromkeys(["localhost", "pg1", "pg2", "pool1"], 0) or set(run.changed.values()) == {0}
     assert "orders: healthy, primary pg1" in run.text
+    address = orders.hosts.address("pool1")
+    assert f"read and write: postgresql://orders_app@{address}:6432/orders?sslmode=verify-full" in run.text
+    assert f"read only: postgresql://orders_read@{address}:6432/orders_ro?sslmode=verify-full" in run.text
 
 
 def test_reports_a_host_that_cannot_be_reached_and_leaves_the_rest_alone(orders: Fleet) -> None:
@@ -88,6 +91,58 @@ def test_refuses_to_invent_passwords_for_a_cluster_that_has_others(orders: Fleet
     assert run.says("the controller does not hold", "fleet_secrets_directory", "fleet_passwords")
     assert not (tmp_path / "empty" / "passwords").exists()
     assert served_by(orders, "orders") == orders.hosts.address("pg1")
+
+
+def test_refuses_to_invent_the_one_password_that_is_lost(orders: Fleet) -> None:
+    file = orders.secrets / "passwords/orders/orders_app"
+    kept = file.read_text()
+    file.unlink()
+    try:
+        run = orders.setup()
+        assert run.says("the controller does not hold orders/orders_app below")
+        assert not file.exists()
+    finally:
+        file.write_text(kept)
+    assert served_by(orders, "orders") == orders.hosts.address("pg1")
+
+
+def test_refuses_a_new_ca_for_hosts_that_trust_another(orders: Fleet) -> None:
+    kept = (orders.secrets / "ca").rename(orders.secrets / "elsewhere")
+    try:
+        run = orders.setup()
+        assert run.says("There is no CA in", "fleet_secrets_directory")
+        assert not (orders.secrets / "ca").exists()
+    finally:
+        kept.rename(orders.secrets / "ca")
+    assert served_by(orders, "orders") == orders.hosts.address("pg1")
+
+
+def test_adds_a_database_with_new_passwords_to_a_cluster_that_has_others(orders: Fleet) -> None:
+    orders.variables["postgres_primary_databases"] = [{"name": "orders"}, {"name": "re turns", "owner": "Returns-app"}]
+    run = orders.setup()
+    assert run.ok
+    assert run.changed["pg2"] == 0
+    assert orders.sql("pg2", "SELECT pooler FROM fleet.proof", "re turns") == "pool1"
+    assert "postgresql://Returns-app@" in run.text and "/re%20turns?" in run.text
+    assert set(orders.setup().changed.values()) == {0}
+    orders.sql("pg1", 'DROP DATABASE "re turns" WITH (FORCE)', "postgres")
+    orders.variables.clear()
+    assert orders.setup().ok
+
+
+def test_leaves_the_poolers_as_they_are_while_nobody_takes_writes(serving: Fleet) -> None:
+    """Clients are served again as soon as the primary is back, without another run."""
+    serving.hosts.ssh("pg1", "systemctl stop postgresql@17-main")
+    try:
+        run = serving.setup()
+        assert run.says("pool1 was left as it is", "Its entries of orders stay as they were", "no member of it takes writes")
+        assert run.failed == {"pool1"}
+        # The report is there all the same.
+        assert "orders: NOT HEALTHY" in run.text
+    finally:
+        serving.hosts.ssh("pg1", "systemctl start postgresql@17-main")
+    assert served_by(serving, "orders") == serving.hosts.address("pg1")
+    assert serving.setup().ok
 
 
 def test_a_wrong_password_is_refused_until_the_next_run_has_set_it(orders: Fleet) -> None:

@@ -22,7 +22,7 @@ from fleet import Fleet
         "Start it, and see a replica stream",
         "Make the databases",
         "Clone the data directory",
-        "Hand copied data to Debian's tools",
+        "Hand the data to Debian's tools",
         "Write PgBouncer's files",
     ],
 )

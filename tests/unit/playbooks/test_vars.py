@@ -94,3 +94,48 @@ def test_a_replica_that_is_delayed_serves_no_readers_of_a_switchover(tmp_path: P
     }
     known = {"fleet_cluster": "billing", "__fleet_instances": instances}
     assert derived("__fleet_delayed", ["failover", "switchover"], tmp_path, **known) == ["billing-delayed"]
+
+
+def view(primary: str | None, unreachable: int) -> dict[str, Any]:
+    """What was judged of orders: its primary, and how many of its three members did not answer."""
+    actions = ["converge"] * (3 - unreachable) + ["unreachable"] * unreachable
+    plan = {member: {"action": action} for member, action in zip(ORDERS, actions, strict=True)}
+    return {"orders": {"primary": primary, "plan": plan, "problems": [], "readers": []}}
+
+
+def leads_to(address: str) -> dict[str, Any]:
+    """What pgbouncer_pool_info returns of a pooler."""
+    return {"endpoints": {"pool1": {"databases": {"orders": {"host": address}, "orders_ro": {"host": "192.0.2.12"}}}}}
+
+
+@pytest.mark.parametrize(
+    ("views", "more", "reason"),
+    [
+        (view("orders-db1", 0), {"__fleet_leads": leads_to("192.0.2.12")}, None),
+        (view("orders-db1", 1), {"__fleet_leads": leads_to("192.0.2.12")}, None),
+        # Only the replicas are gone: readers go to the primary.
+        (view("orders-db1", 2), {"__fleet_leads": leads_to("192.0.2.11")}, None),
+        (view("orders-db1", 2), {}, None),
+        (view("orders-db1", 2), {"__fleet_leads": leads_to("192.0.2.12")}, "clients are led to 192.0.2.12, which may have"),
+        (
+            view("orders-db1", 2),
+            {"__fleet_leads": leads_to("192.0.2.12"), "fleet_confirm_primary": "orders-db1"},
+            None,
+        ),
+        (view(None, 0), {}, "no member of it takes writes"),
+    ],
+    ids=["all", "two of three", "no replica", "new pooler", "old primary alone", "confirmed", "none"],
+)
+def test_a_pooler_is_not_led_to_a_primary_that_may_be_the_old_one(
+    tmp_path: Path, views: dict[str, Any], more: dict[str, Any], reason: str | None
+) -> None:
+    extra = {"pgbouncer_clusters": ["orders"], "__fleet_views": views, **more}
+    files = ["fleet", "setup", "poolers"]
+    # The views are a fact of hosts in a run; here extra variables stand for it.
+    part = [] if sum(step["action"] == "unreachable" for step in views["orders"]["plan"].values()) < 2 else ["orders"]
+    unknown = derived("__fleet_clusters_unknown", files, tmp_path, **extra, __fleet_seen_in_part=part)
+    assert list(unknown) == ([] if reason is None else ["orders"])
+    if reason is not None:
+        assert reason in unknown["orders"]
+        assert derived("pgbouncer_databases", files, tmp_path, **extra, __fleet_seen_in_part=part) == []
+        assert derived("pgbouncer_databases_purge", files, tmp_path, **extra, __fleet_seen_in_part=part) is False
