@@ -12,8 +12,8 @@ short_description: Make a fleet's CA and the certificates of its hosts
 version_added: 0.1.0
 description:
   - Runs on the controller, once for all hosts. What is there and right stays as it is.
-  - A certificate is made where there is none, where the host has other names now, where another CA has signed it, and near
-    its end. A private key that is there is kept.
+  - A certificate is made where there is none, where the host has other names now, where another CA has signed it, and
+    near its end. A private key that is there is kept.
   - Keys are on the curve P-256. Everything that is missing is written, or nothing.
 author:
   - dbops.fleet contributors (@dbops)
@@ -32,8 +32,8 @@ requirements:
 options:
   directory:
     description:
-      - Existing directory of its owner alone. It gets C(ca/ca.crt), C(ca/ca.key), and for each host C(hosts/NAME/host.crt) and
-        C(hosts/NAME/host.key).
+      - Existing directory of its owner alone. It gets C(ca/ca.crt), C(ca/ca.key), and for each host
+        C(hosts/NAME/host.crt) and C(hosts/NAME/host.key).
     type: path
     required: true
   hosts:

@@ -11,10 +11,10 @@ module: pgbouncer_proof
 short_description: Prove that a write through a pooler is read on every replica
 version_added: 0.1.0
 description:
-  - Writes one row through the pooler's read-write entry as the application would, reads it on every replica, then through
-    the entry NAME_ro, which has to lead to a standby.
-  - The row is the pooler's own in the table C(fleet.proof), which the role P(dbops.fleet.postgres_primary#role) makes, and
-    is overwritten each time. So this never counts as a change.
+  - Writes one row through the pooler's read-write entry as the application would, reads it on every replica, then
+    through the entry NAME_ro, which has to lead to a standby.
+  - The row is the pooler's own in the table C(fleet.proof), which the role P(dbops.fleet.postgres_primary#role) makes,
+    and is overwritten each time. So this never counts as a change.
   - Every login is over TLS and verifies the host.
 author:
   - dbops.fleet contributors (@dbops)

@@ -123,7 +123,8 @@ def test_adds_a_database_with_new_passwords_to_a_cluster_that_has_others(orders:
     assert run.ok
     assert run.changed["pg2"] == 0
     assert orders.sql("pg2", "SELECT pooler FROM fleet.proof", "re turns") == "pool1"
-    assert "postgresql://Returns-app@" in run.text and "/re%20turns?" in run.text
+    assert "postgresql://Returns-app@" in run.text
+    assert "/re%20turns?" in run.text
     assert set(orders.setup().changed.values()) == {0}
     orders.sql("pg1", 'DROP DATABASE "re turns" WITH (FORCE)', "postgres")
     orders.variables.clear()
@@ -135,7 +136,9 @@ def test_leaves_the_poolers_as_they_are_while_nobody_takes_writes(serving: Fleet
     serving.hosts.ssh("pg1", "systemctl stop postgresql@17-main")
     try:
         run = serving.setup()
-        assert run.says("pool1 was left as it is", "Its entries of orders stay as they were", "no member of it takes writes")
+        assert run.says(
+            "pool1 was left as it is", "entries of orders stay as they were", "no member of it takes writes"
+        )
         assert run.failed == {"pool1"}
         # The report is there all the same.
         assert "orders: NOT HEALTHY" in run.text

@@ -11,7 +11,7 @@ import os
 import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def fleet_certificates(params: Mapping[str, Any], check_mode: bool) -> Outcome:
         raise FleetError(
             f"Python cannot import cryptography: {_MISSING}", remedy="Install cryptography 42 or newer for this Python."
         )
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     directory = Path(params["directory"])
     authority = _read_authority(directory / "ca")
     made_authority = authority is None
@@ -133,7 +133,7 @@ def _read_certificate(place: Path, authority: _Authority) -> Found | None:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        names = frozenset()
+        names: frozenset[str] = frozenset()
     else:
         names = frozenset(f"DNS:{name}" for name in extension.get_values_for_type(x509.DNSName)) | frozenset(
             f"IP:{address}" for address in extension.get_values_for_type(x509.IPAddress)
@@ -159,9 +159,7 @@ def _host_files(
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
         .sign(authority.key, hashes.SHA256())
     )
     made = [] if path.exists() else [_secret(path, _key_text(key))]
@@ -201,7 +199,9 @@ def _read_x509(path: Path) -> x509.Certificate:
 
 
 def _unreadable(path: Path, what: str, error: Exception) -> FleetError:
-    return FleetError(f"{path} cannot be read as a {what}: {error}", remedy="Bring it back from the backup of its directory.")
+    return FleetError(
+        f"{path} cannot be read as a {what}: {error}", remedy="Bring it back from the backup of its directory."
+    )
 
 
 def _key_text(key: ec.EllipticCurvePrivateKey) -> str:

@@ -66,7 +66,15 @@ def test_poolers_of_which_nobody_knows_what_they_serve_are_refused(playbook: str
         ({"fleet_passwords": {"orders_app": "x"}}, "fleet_passwords has no password of fleet_replication"),
         ({"fleet_passwords": {"fleet_pooler": ""}}, "fleet_passwords has no password of fleet_pooler"),
     ],
-    ids=["no database", "no cluster", "unknown cluster", "two databases of a name", "no group", "password", "empty password"],
+    ids=[
+        "no database",
+        "no cluster",
+        "unknown cluster",
+        "two databases of a name",
+        "no group",
+        "password",
+        "empty password",
+    ],
 )
 def test_setup_refuses_an_inventory_that_contradicts_itself(
     extra: dict[str, object], expected: str, tmp_path: Path

@@ -116,7 +116,11 @@ def leads_to(address: str) -> dict[str, Any]:
         # Only the replicas are gone: readers go to the primary.
         (view("orders-db1", 2), {"__fleet_leads": leads_to("192.0.2.11")}, None),
         (view("orders-db1", 2), {}, None),
-        (view("orders-db1", 2), {"__fleet_leads": leads_to("192.0.2.12")}, "clients are led to 192.0.2.12, which may have"),
+        (
+            view("orders-db1", 2),
+            {"__fleet_leads": leads_to("192.0.2.12")},
+            "clients are led to 192.0.2.12, which may have",
+        ),
         (
             view("orders-db1", 2),
             {"__fleet_leads": leads_to("192.0.2.12"), "fleet_confirm_primary": "orders-db1"},

@@ -95,7 +95,8 @@ def test_a_new_address_gets_a_new_certificate_for_the_same_key(tmp_path: Path) -
 
 def test_check_mode_tells_and_writes_nothing(tmp_path: Path) -> None:
     told = make(tmp_path, check_mode=True)
-    assert told.changed and told.result["ca_made"]
+    assert told.changed
+    assert told.result["ca_made"]
     assert "certificate of pg1, because it has none" in told.after
     assert not contents(tmp_path)
     assert make(tmp_path / "not" / "there", check_mode=True).changed
@@ -113,7 +114,7 @@ def test_refuses_a_new_ca_for_hosts_that_trust_another(tmp_path: Path) -> None:
     make(tmp_path)
     shutil.rmtree(tmp_path / "ca")
     before = contents(tmp_path)
-    with pytest.raises(Refused, match="There is no CA in .*fleet_secrets_directory"):
+    with pytest.raises(Refused, match=r"There is no CA in .*fleet_secrets_directory"):
         make(tmp_path, ca_kept=True)
     assert contents(tmp_path) == before
 

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.certificates.plan import Found, alternative_names, why_due
 
-NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 NAMES = ("DNS:pg1", "IP:192.0.2.11")
 RIGHT = Found(frozenset(NAMES), NOW + timedelta(days=400), of_the_ca=True, has_key=True)
 
