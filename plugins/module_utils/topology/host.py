@@ -168,6 +168,8 @@ def _others(wanted: Instance, root: Path) -> Iterator[OtherInstance]:
             port=other.port if other.config_directory or other.running else None,
             configured=other.config_directory is not None,
             running=other.running,
+            empty=other.empty,
+            owner=_owner(other, root),
         )
 
 

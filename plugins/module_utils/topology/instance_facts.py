@@ -54,7 +54,12 @@ class Owner(Record):
 
 @dataclass(frozen=True)
 class OtherInstance(Record):
-    """An instance on the same host: Debian's, or a data directory that is in Debian's place without configuration."""
+    """An instance on the same host: Debian's, or a data directory that is in Debian's place without configuration.
+
+    Attributes:
+        empty: there is nothing in its data directory, or no such directory.
+        owner: our mark, if there is one.
+    """
 
     version: int
     name: str
@@ -62,6 +67,8 @@ class OtherInstance(Record):
     port: int | None = None
     configured: bool = False
     running: bool = False
+    empty: bool = False
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True)
