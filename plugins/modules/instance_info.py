@@ -166,6 +166,10 @@ instance:
       description: Operating system user who owns it.
       type: str
       sample: postgres
+    port:
+      description: The port that it runs with or, stopped, that its configuration has.
+      type: int
+      sample: 5432
     configured:
       description: Whether Debian's configuration directory is there.
       type: bool

@@ -115,6 +115,7 @@ def read_instance(instance: Instance, address: str, root: Path = Path("/")) -> I
         name=instance.name,
         state=state,
         reason=reason,
+        port=instance.port,
         data_directory=found.data_directory,
         data_directory_owner=_user(instance.owner_uid),
         configured=found.configured,

@@ -78,6 +78,8 @@ class InstanceFacts(Record):
     Attributes:
         state: one of INSTANCE_STATES.
         reason: for the states foreign, crashed and interrupted_clone: what was found.
+        port: that it runs with or, stopped, that its configuration has; its member's port is the one that the inventory
+            wants, once cluster_info has named it.
         configured: Debian's configuration of it is there.
         owner: our mark, if there is one.
         clone: the marker of the last clone into this place (phase, directory, system_identifier, ...).
@@ -95,6 +97,7 @@ class InstanceFacts(Record):
     data_directory: str
     member: MemberFacts
     reason: str | None = None
+    port: int | None = None
     configured: bool = False
     unit: str | None = None
     owner: Owner | None = None

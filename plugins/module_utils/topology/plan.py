@@ -128,6 +128,8 @@ def _refused_by_itself(cluster: str, name: str, instance: InstanceFacts | None, 
         )
     if kind == _FOREIGN:
         return _refuse("foreign_data", *_foreign(cluster, name, instance))
+    if kind == _OURS and instance.member.state in ("running", "starting"):
+        return _other_port(name, instance)
     if kind in (_BARE, _PARTIAL):
         taken = [other for other in instance.others if other.running and other.port == instance.member.port]
         if taken:
@@ -137,6 +139,21 @@ def _refused_by_itself(cluster: str, name: str, instance: InstanceFacts | None, 
                 f"Stop that instance, or set postgres_server_port for {name}.",
             )
     return None
+
+
+def _other_port(name: str, instance: InstanceFacts) -> Action | None:
+    """Another port in its configuration would wait for the next restart, and then cut off whoever uses the old one."""
+    wanted = instance.member.port
+    if instance.port in (None, wanted):
+        return None
+    return _refuse(
+        "port_changed",
+        f"PostgreSQL on {name} runs with port {instance.port}, and the inventory wants {wanted}",
+        f"Set postgres_server_port: {instance.port} for {name} again. To move it, in a maintenance window: write port ="
+        f" {wanted} into /etc/postgresql/{instance.version}/{instance.name}/conf.d/50-fleet.conf there, restart it"
+        f" (systemctl restart postgresql@{instance.version}-{instance.name}), set the port in primary_conninfo of the"
+        " replicas that stream from it, and run this again, which tells the poolers.",
+    )
 
 
 def _foreign(cluster: str, name: str, instance: InstanceFacts) -> tuple[str, str]:

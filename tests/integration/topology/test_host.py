@@ -72,7 +72,7 @@ def test_a_running_stopped_and_crashed_instance_of_ours(root: Path, servers: Ser
     result = info(root, version=server.version)["instance"]
     assert result["state"] == "running"
     assert result["member"]["in_recovery"] is False
-    assert result["member"]["port"] == server.port
+    assert result["port"] == result["member"]["port"] == server.port
     assert result["data_directory_owner"] == server.data.owner()
     assert result["owner"]["cluster"] == "orders"
     json.dumps(result)

@@ -220,6 +220,34 @@ def test_a_port_in_use_by_another_instance_is_found_before_anything_is_made() ->
     assert made["db3"].action == "clone"
 
 
+@pytest.mark.parametrize("kind", ["primary", "replica", "starting", "unmarked replica"])
+def test_a_running_instance_is_not_moved_to_another_port(kind: str) -> None:
+    instances = combination("primary", kind, "absent") if kind != "primary" else combination("replica", kind, "absent")
+    found = instances["db2"]
+    assert found is not None
+    instances["db2"] = replace(found, port=5433)
+    made = plan_setup("orders", instances, ())
+    assert made["db2"].code == "port_changed"
+    (refusal,) = refusals(made)
+    assert "PostgreSQL on db2 runs with port 5433, and the inventory wants 5432" in refusal
+    assert "Set postgres_server_port: 5433 for db2 again" in refusal
+    assert made["db1"].action == "converge"
+    instances["db2"] = replace(found, port=5432)
+    assert refusals(plan_setup("orders", instances, ())) == []
+
+
+def test_the_port_of_a_stopped_instance_hinders_nobody() -> None:
+    instances = combination("primary", "stopped", "absent")
+    found = instances["db2"]
+    assert found is not None
+    instances["db2"] = replace(found, port=5433)
+    assert [action.action for action in plan_setup("orders", instances, ()).values()] == [
+        "converge",
+        "leave_alone",
+        "clone",
+    ]
+
+
 def beside(other: OtherInstance, *kinds: str, host: str = "db2") -> dict[str, Action]:
     """The plan where one host has another instance too."""
     instances = combination(*kinds)
