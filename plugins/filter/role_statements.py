@@ -22,6 +22,8 @@ description:
   - Passwords are compared with their SCRAM verifiers, and given as such, so that the server never sees one that it
     could log. Where that cannot be (an MD5 password there, or one beyond ASCII wanted), the role counts as one that
     differs.
+  - Refuses roles that PostgreSQL has for itself, and superusers. One of the fleet's own that was made a superuser is
+    made what it should be.
 author:
   - dbops.fleet contributors (@dbops)
 positional: _input

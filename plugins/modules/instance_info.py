@@ -166,6 +166,10 @@ instance:
       description: Operating system user who owns it.
       type: str
       sample: postgres
+    port:
+      description: The port that it runs with or, stopped, that its configuration has.
+      type: int
+      sample: 5432
     configured:
       description: Whether Debian's configuration directory is there.
       type: bool
@@ -199,7 +203,15 @@ instance:
       description: Further instances of this host, and data directories in Debian's place without configuration.
       type: list
       elements: dict
-      sample: []
+      sample:
+        - version: 15
+          name: main
+          data_directory: /var/lib/postgresql/15/main
+          port: 5432
+          configured: true
+          running: false
+          empty: false
+          owner: {cluster: orders, system_identifier: "7391842034120421376"}
     reload_pending:
       description:
         - Files of its configuration, log-in rules and TLS that have changed since the server last loaded them.

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.databases import is_fleet_role, reserved
 from ansible_collections.dbops.fleet.plugins.module_utils.postgres.quoting import identifier, literal
 
 # As in pg_authid.rolpassword (PostgreSQL documentation, chapter "System Catalogs", pg_authid).
@@ -71,14 +72,22 @@ def statements(
         SQL, in the order of `attributes`.
 
     Raises:
-        ValueError: an option that is not known.
+        ValueError: an option that is not known, or a role that PostgreSQL has for itself or that is a superuser.
     """
     rows = {row["rolname"]: row for row in found}
+    for role in attributes:
+        why = reserved(role) or ("it is a superuser" if _is_foreign_superuser(rows.get(role), role) else None)
+        if why:
+            raise ValueError(f"role {role} is never altered: {why}")
     return [
         _statement("ALTER" if role in rows else "CREATE", role, options, limits.get(role), passwords[role], salt)
         for role, options in attributes.items()
         if role not in rows or not _right(rows[role], options, limits.get(role), passwords[role])
     ]
+
+
+def _is_foreign_superuser(row: Mapping[str, Any] | None, role: str) -> bool:
+    return row is not None and row["rolsuper"] and not is_fleet_role(role)
 
 
 def _right(row: Mapping[str, Any], options: str, limit: int | None, password: str) -> bool:

@@ -115,6 +115,7 @@ def read_instance(instance: Instance, address: str, root: Path = Path("/")) -> I
         name=instance.name,
         state=state,
         reason=reason,
+        port=instance.port,
         data_directory=found.data_directory,
         data_directory_owner=_user(instance.owner_uid),
         configured=found.configured,
@@ -168,6 +169,8 @@ def _others(wanted: Instance, root: Path) -> Iterator[OtherInstance]:
             port=other.port if other.config_directory or other.running else None,
             configured=other.config_directory is not None,
             running=other.running,
+            empty=other.empty,
+            owner=_owner(other, root),
         )
 
 

@@ -54,7 +54,12 @@ class Owner(Record):
 
 @dataclass(frozen=True)
 class OtherInstance(Record):
-    """An instance on the same host: Debian's, or a data directory that is in Debian's place without configuration."""
+    """An instance on the same host: Debian's, or a data directory that is in Debian's place without configuration.
+
+    Attributes:
+        empty: there is nothing in its data directory, or no such directory.
+        owner: our mark, if there is one.
+    """
 
     version: int
     name: str
@@ -62,6 +67,8 @@ class OtherInstance(Record):
     port: int | None = None
     configured: bool = False
     running: bool = False
+    empty: bool = False
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class InstanceFacts(Record):
     Attributes:
         state: one of INSTANCE_STATES.
         reason: for the states foreign, crashed and interrupted_clone: what was found.
+        port: that it runs with or, stopped, that its configuration has; its member's port is the one that the inventory
+            wants, once cluster_info has named it.
         configured: Debian's configuration of it is there.
         owner: our mark, if there is one.
         clone: the marker of the last clone into this place (phase, directory, system_identifier, ...).
@@ -88,6 +97,7 @@ class InstanceFacts(Record):
     data_directory: str
     member: MemberFacts
     reason: str | None = None
+    port: int | None = None
     configured: bool = False
     unit: str | None = None
     owner: Owner | None = None

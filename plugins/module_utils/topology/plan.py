@@ -68,7 +68,7 @@ def plan_setup(cluster: str, instances: Instances, initial_primaries: Sequence[s
     elif any(kind in (_OURS, _PARTIAL) for kind in kinds.values()):
         whole = {name: _in_existing_cluster(name, instances, kinds, identifier) for name in rest}
     else:
-        whole = _new_cluster(cluster, rest, kinds, initial_primaries)
+        whole = _new_cluster(cluster, rest, instances, kinds, initial_primaries)
     return {name: action or whole[name] for name, action in plan.items()}
 
 
@@ -128,6 +128,8 @@ def _refused_by_itself(cluster: str, name: str, instance: InstanceFacts | None, 
         )
     if kind == _FOREIGN:
         return _refuse("foreign_data", *_foreign(cluster, name, instance))
+    if kind == _OURS and instance.member.state in ("running", "starting"):
+        return _other_port(name, instance)
     if kind in (_BARE, _PARTIAL):
         taken = [other for other in instance.others if other.running and other.port == instance.member.port]
         if taken:
@@ -137,6 +139,21 @@ def _refused_by_itself(cluster: str, name: str, instance: InstanceFacts | None, 
                 f"Stop that instance, or set postgres_server_port for {name}.",
             )
     return None
+
+
+def _other_port(name: str, instance: InstanceFacts) -> Action | None:
+    """Another port in its configuration would wait for the next restart, and then cut off whoever uses the old one."""
+    wanted = instance.member.port
+    if instance.port in (None, wanted):
+        return None
+    return _refuse(
+        "port_changed",
+        f"PostgreSQL on {name} runs with port {instance.port}, and the inventory wants {wanted}",
+        f"Set postgres_server_port: {instance.port} for {name} again. To move it, in a maintenance window: write port ="
+        f" {wanted} into /etc/postgresql/{instance.version}/{instance.name}/conf.d/50-fleet.conf there, restart it"
+        f" (systemctl restart postgresql@{instance.version}-{instance.name}), set the port in primary_conninfo of the"
+        " replicas that stream from it, and run this again, which tells the poolers.",
+    )
 
 
 def _foreign(cluster: str, name: str, instance: InstanceFacts) -> tuple[str, str]:
@@ -188,12 +205,16 @@ def _whole_cluster_refusal(cluster: str, instances: Instances, kinds: Mapping[st
 
 
 def _new_cluster(
-    cluster: str, bare: Sequence[str], kinds: Mapping[str, str], initial_primaries: Sequence[str]
+    cluster: str,
+    bare: Sequence[str],
+    instances: Instances,
+    kinds: Mapping[str, str],
+    initial_primaries: Sequence[str],
 ) -> dict[str, Action]:
     """No member that answers has data of this cluster."""
     plan = {name: _unreachable() for name in bare if kinds[name] == _UNREACHABLE}
     waiting = [name for name in bare if name not in plan]
-    refusal = _no_new_cluster(cluster, kinds, initial_primaries) or _begun_elsewhere(cluster, kinds, initial_primaries)
+    refusal = _no_new_cluster(cluster, instances, kinds, initial_primaries)
     if refusal is not None:
         return plan | dict.fromkeys(waiting, refusal)
     first = initial_primaries[0]
@@ -207,6 +228,33 @@ def _new_cluster(
     return plan
 
 
+def _of_another_version(cluster: str, instances: Instances) -> Action | None:
+    """Data that may be this cluster's from before its hosts, or the inventory, had a newer PostgreSQL."""
+    found = [
+        (name, other)
+        for name, instance in instances.items()
+        if instance is not None
+        for other in instance.others
+        if other.version != instance.version
+        and ((other.owner is not None and other.owner.cluster == cluster) or (other.name == "main" and not other.empty))
+    ]
+    if not found:
+        return None
+    name, first = found[0]
+    texts = [
+        f"{host} has {other.version}/{other.name} of {other.owner.cluster if other.owner else 'unknown origin'}"
+        f" ({'running' if other.running else 'stopped'}, {other.data_directory})"
+        for host, other in found
+    ]
+    return _refuse(
+        "other_version",
+        f"{cluster} would be made anew and empty, but {', '.join(texts)}",
+        f"To go on with these data, set postgres_server_version: {first.version} for the hosts of {cluster} and start"
+        f" it on {name}: systemctl start postgresql@{first.version}-{first.name}. If nobody needs them, remove them"
+        f" yourself there: pg_dropcluster --stop {first.version} {first.name}, or move the directory away.",
+    )
+
+
 def _begun_elsewhere(cluster: str, kinds: Mapping[str, str], initial_primaries: Sequence[str]) -> Action | None:
     begun = [name for name, kind in kinds.items() if kind == _UNSTARTED and name not in initial_primaries]
     if not begun:
@@ -218,7 +266,18 @@ def _begun_elsewhere(cluster: str, kinds: Mapping[str, str], initial_primaries: 
     )
 
 
-def _no_new_cluster(cluster: str, kinds: Mapping[str, str], initial_primaries: Sequence[str]) -> Action | None:
+def _no_new_cluster(
+    cluster: str, instances: Instances, kinds: Mapping[str, str], initial_primaries: Sequence[str]
+) -> Action | None:
+    return (
+        _data_may_be_there(cluster, kinds)
+        or _of_another_version(cluster, instances)
+        or _no_first_primary(cluster, kinds, initial_primaries)
+        or _begun_elsewhere(cluster, kinds, initial_primaries)
+    )
+
+
+def _data_may_be_there(cluster: str, kinds: Mapping[str, str]) -> Action | None:
     unreachable = [name for name, kind in kinds.items() if kind == _UNREACHABLE]
     if unreachable:
         return _refuse(
@@ -233,6 +292,10 @@ def _no_new_cluster(cluster: str, kinds: Mapping[str, str], initial_primaries: S
             f"no data of {cluster} was found, but {', '.join(foreign)} holds data that may be its own",
             f"Settle whose data {', '.join(foreign)} holds first (see its own refusal).",
         )
+    return None
+
+
+def _no_first_primary(cluster: str, kinds: Mapping[str, str], initial_primaries: Sequence[str]) -> Action | None:
     if not initial_primaries:
         return _refuse(
             "no_initial_primary",

@@ -72,7 +72,7 @@ def test_a_running_stopped_and_crashed_instance_of_ours(root: Path, servers: Ser
     result = info(root, version=server.version)["instance"]
     assert result["state"] == "running"
     assert result["member"]["in_recovery"] is False
-    assert result["member"]["port"] == server.port
+    assert result["port"] == result["member"]["port"] == server.port
     assert result["data_directory_owner"] == server.data.owner()
     assert result["owner"]["cluster"] == "orders"
     json.dumps(result)
@@ -106,6 +106,24 @@ def test_a_data_directory_without_configuration_is_seen_as_another_instance(root
     (root / "var/lib/postgresql/15/main.dbops-clone/base").mkdir(parents=True)
     (others,) = info(root, version=15)["instance"]["others"]
     assert (others["version"], others["name"], others["configured"]) == (13, "old", False)
+    assert (others["empty"], others["owner"]) == (False, None)
+
+
+def test_another_instance_is_told_with_our_mark_and_whether_it_has_data(root: Path) -> None:
+    for version in (13, 14):
+        config = root / f"etc/postgresql/{version}/main"
+        config.mkdir(parents=True)
+        (config / "postgresql.conf").write_text("")
+    (root / "var/lib/postgresql/13/main/base").mkdir(parents=True)
+    mark = owner_file(13, "main", root)
+    mark.parent.mkdir(parents=True)
+    mark.write_text(json.dumps({"cluster": "orders", "system_identifier": "7"}))
+    found = {other["version"]: other for other in info(root, version=15)["instance"]["others"]}
+    assert found[13]["owner"]["cluster"] == "orders"
+    assert {version: (other["empty"], other["running"]) for version, other in found.items()} == {
+        13: (False, False),
+        14: (True, False),
+    }
 
 
 def test_the_marker_of_a_clone_is_reported(root: Path) -> None:

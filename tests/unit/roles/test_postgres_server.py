@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ansible_collections.dbops.fleet.tests.support.role import Played, play
@@ -62,3 +63,16 @@ def test_check_mode_tells_of_the_reload_and_does_none(tmp_path: Path) -> None:
     assert played.changed[0] == WRITE
     assert RELOAD in played.changed
     assert played.systemctl == []
+
+
+def test_libpq_finds_every_password_as_it_is(tmp_path: Path) -> None:
+    passwords = {"fleet_replication": r"a:b\c", "fleet_operator": r"\\::#'\""}
+    (tmp_path / "role").mkdir()
+    played = converge(tmp_path / "role", postgres_server_passwords=passwords)
+    passfile = tmp_path / "pgpass"
+    passfile.write_text(played.files()["/etc/dbops-fleet/pgpass"])
+    passfile.chmod(0o600)
+    for role, password in passwords.items():
+        conninfo = psycopg.conninfo.make_conninfo(host="127.0.0.1", port=1, user=role, passfile=str(passfile))
+        # It looks when the connection is begun; nobody has to listen.
+        assert psycopg.pq.PGconn.connect_start(conninfo.encode()).password == password.encode(), role

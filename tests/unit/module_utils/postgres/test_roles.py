@@ -63,7 +63,6 @@ def test_a_role_that_is_as_it_should_be_is_left_alone() -> None:
     [
         {"rolpassword": None},
         {"rolcanlogin": False},
-        {"rolsuper": True},
         {"rolreplication": True},
         {"rolconnlimit": 7},
     ],
@@ -73,6 +72,23 @@ def test_a_role_that_differs_in_anything_is_set(change: dict[str, Any]) -> None:
     assert wrong({**ROW, **change}) == [
         f"ALTER ROLE \"app\" {OPTIONS} CONNECTION LIMIT -1 PASSWORD '{verifier('pencil', salt())}'"
     ]
+
+
+def test_a_superuser_is_never_altered_unless_it_is_one_of_the_fleets_own() -> None:
+    superuser = {**ROW, "rolsuper": True}
+    with pytest.raises(ValueError, match="role app is never altered: it is a superuser"):
+        wrong(superuser)
+    ours = {"fleet_monitor": OPTIONS}
+    (statement,) = statements([{**superuser, "rolname": "fleet_monitor"}], ours, {}, {"fleet_monitor": "pencil"}, salt)
+    assert statement.startswith(f'ALTER ROLE "fleet_monitor" {OPTIONS} ')
+
+
+@pytest.mark.parametrize("role", ["postgres", "pg_monitor", "pg_new", "public", "none"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_role_of_postgresql_itself_is_neither_altered_nor_made(role: str, exists: bool) -> None:
+    found = [{**ROW, "rolname": role}] if exists else []
+    with pytest.raises(ValueError, match=f"role {role} is never altered"):
+        statements(found, {role: OPTIONS}, {}, {role: "pencil"}, salt)
 
 
 def test_a_role_that_is_missing_is_made() -> None:

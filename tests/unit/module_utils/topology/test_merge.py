@@ -22,7 +22,9 @@ def running(name: str, identifier: str = "7", **facts: Any) -> dict[str, Any]:
     member = MemberFacts(
         name, "127.0.0.1", 5432, "running", system_identifier=identifier, version_num=150018, timeline=1, **facts
     )
-    made = InstanceFacts(15, "main", "running", "/data", member, configured=True, owner=Owner("orders", identifier))
+    made = InstanceFacts(
+        15, "main", "running", "/data", member, port=5432, configured=True, owner=Owner("orders", identifier)
+    )
     return dict(json.loads(json.dumps(made.to_dict())))
 
 
@@ -93,6 +95,14 @@ def test_lag_and_waiting_commits_are_told() -> None:
     assert ("lagging", "db2", "error") in found
     assert ("lagging", "db3", "warning") in found
     assert ("no_synchronous_standby", "db1", "error") in found
+
+
+def test_the_port_that_an_instance_runs_with_is_compared_with_the_inventorys() -> None:
+    members = [{**member, "port": 6432 if member["name"] == "db2" else 5432} for member in HEALTHY["members"]]
+    result = asked(members=members)
+    assert [entry["code"] for entry in result["plan"].values()] == [None, "port_changed", None]
+    (refusal,) = result["refusals"]
+    assert "db2 runs with port 5432, and the inventory wants 6432" in refusal
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,88 @@ def test_a_port_in_use_by_another_instance_is_found_before_anything_is_made() ->
     assert made["db3"].action == "clone"
 
 
+@pytest.mark.parametrize("kind", ["primary", "replica", "starting", "unmarked replica"])
+def test_a_running_instance_is_not_moved_to_another_port(kind: str) -> None:
+    instances = combination("primary", kind, "absent") if kind != "primary" else combination("replica", kind, "absent")
+    found = instances["db2"]
+    assert found is not None
+    instances["db2"] = replace(found, port=5433)
+    made = plan_setup("orders", instances, ())
+    assert made["db2"].code == "port_changed"
+    (refusal,) = refusals(made)
+    assert "PostgreSQL on db2 runs with port 5433, and the inventory wants 5432" in refusal
+    assert "Set postgres_server_port: 5433 for db2 again" in refusal
+    assert made["db1"].action == "converge"
+    instances["db2"] = replace(found, port=5432)
+    assert refusals(plan_setup("orders", instances, ())) == []
+
+
+def test_the_port_of_a_stopped_instance_hinders_nobody() -> None:
+    instances = combination("primary", "stopped", "absent")
+    found = instances["db2"]
+    assert found is not None
+    instances["db2"] = replace(found, port=5433)
+    assert [action.action for action in plan_setup("orders", instances, ()).values()] == [
+        "converge",
+        "leave_alone",
+        "clone",
+    ]
+
+
+def beside(other: OtherInstance, *kinds: str, host: str = "db2") -> dict[str, Action]:
+    """The plan where one host has another instance too."""
+    instances = combination(*kinds)
+    found = instances[host]
+    assert found is not None
+    return plan_setup("orders", {**instances, host: replace(found, others=(other,))}, ("db1",))
+
+
+@pytest.mark.parametrize("host", NAMES)
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+@pytest.mark.parametrize(
+    "owner",
+    [Owner("orders", OURS), Owner("orders"), Owner("billing", THEIRS), None],
+    ids=["ours", "begun", "theirs", "no"],
+)
+def test_no_new_cluster_is_made_beside_data_of_another_version(owner: Owner | None, running: bool, host: str) -> None:
+    # As after an upgrade of Debian, where the instance of the version before is down.
+    place = "/var/lib/postgresql/13/main"
+    other = OtherInstance(13, "main", place, port=5433, configured=True, running=running, owner=owner)
+    made = beside(other, "absent", "empty", "absent", host=host)
+    assert {action.code for action in made.values()} == {"other_version"}
+    (refusal,) = refusals(made)
+    assert f"{host} has 13/main of {owner.cluster if owner else 'unknown origin'}" in refusal
+    assert ("running" if running else "stopped") in refusal
+    assert place in refusal
+    assert "set postgres_server_version: 13 for the hosts of orders" in refusal
+    assert "systemctl start postgresql@13-main" in refusal
+
+
+def test_what_is_marked_as_ours_counts_by_any_name_and_where_its_disk_is_away() -> None:
+    other = OtherInstance(13, "old", "/data/13", configured=True, empty=True, owner=Owner("orders", OURS))
+    assert beside(other, "absent", "absent", "absent")["db1"].code == "other_version"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        OtherInstance(13, "reports", "/var/lib/postgresql/13/reports", port=5433, configured=True, running=True),
+        OtherInstance(15, "reports", "/var/lib/postgresql/15/reports", port=5433, configured=True, running=True),
+        OtherInstance(13, "main", "/var/lib/postgresql/13/main", port=5433, configured=True, empty=True),
+    ],
+    ids=["of another name and version", "of another name", "of another version without data"],
+)
+def test_an_instance_that_has_nothing_to_do_with_the_cluster_hinders_nobody(other: OtherInstance) -> None:
+    made = beside(other, "absent", "absent", "absent")
+    assert [action.action for action in made.values()] == ["initialize", "clone", "clone"]
+
+
+def test_data_of_another_version_hinder_nobody_where_the_cluster_exists() -> None:
+    other = OtherInstance(13, "main", "/var/lib/postgresql/13/main", configured=True, owner=Owner("orders", OURS))
+    made = beside(other, "primary", "replica", "absent")
+    assert [action.action for action in made.values()] == ["converge", "converge", "clone"]
+
+
 def test_carries_on_where_an_earlier_run_was_ended_before_the_first_start() -> None:
     assert actions("unstarted", "absent", "absent") == ["initialize", "clone", "clone"]
     assert actions("primary", "unstarted", "absent") == ["converge", "clone", "clone"]
