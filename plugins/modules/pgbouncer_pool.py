@@ -15,6 +15,10 @@ description:
     New files are tried in a PgBouncer of their own before anything is written. C(RELOAD) is issued only when something
     changed, or when a process does not go by its files, and its effect is verified, because PgBouncer says yes to
     C(RELOAD) even of files that it cannot read.
+  - What PgBouncer has loaded and tells nobody, such as passwords, is noted in C(/var/lib/dbops-fleet/pgbouncer). A
+    C(RELOAD) that was missed, because a run was killed or files were changed by others, is made up for.
+  - Processes that go by O(config_file) and are not among O(endpoints), because they were started for another port or
+    number, are reloaded too, and reported in RV(surplus_processes).
   - O(state=staged) and O(state=settled) do so around a change of roles.
   - With the other states, it acts on the databases at all processes together. O(state=paused) pauses all or none.
   - Refuses files that PgBouncer would not take, databases that PgBouncer does not know, and to pause pools in session
@@ -178,6 +182,18 @@ options:
   userlist_file:
     description: File for the passwords, PgBouncer's C(auth_file). Required for O(users[].password).
     type: path
+  further_files:
+    description:
+      - What the processes read besides, written by others, such as certificates. With O(state=present), O(state=absent)
+        and O(state=settled), C(RELOAD) is issued also when one of them is not as the processes have loaded it.
+    type: list
+    elements: path
+    default: []
+  open_files:
+    description:
+      - How many files each process shall be able to have open. A process that was started with fewer is reported in
+        RV(restart_required), as C(LimitNOFILE), the word of its unit.
+    type: int
   endpoints:
     description:
       - The admin consoles, one per PgBouncer process. If empty, the unix socket that O(config_file) names.
@@ -255,7 +271,7 @@ changed_files:
   elements: str
   sample: [/etc/pgbouncer/fleet-databases.ini]
 restart_required:
-  description: Settings that are written but take a restart of PgBouncer.
+  description: What is written but takes a restart of PgBouncer.
   returned: O(state=present), O(state=absent) or O(state=settled)
   type: list
   elements: str
@@ -266,10 +282,22 @@ running:
   type: bool
   sample: true
 clients_connected:
-  description: How many clients were connected when the module began, whom a restart would disconnect.
+  description: How many clients were connected when the module began, at all processes, whom a restart would disconnect.
   returned: O(state=present), O(state=absent) or O(state=settled)
   type: int
   sample: 42
+stopped_endpoints:
+  description: Names of the endpoints on this host that nobody listens at.
+  returned: O(state=present), O(state=absent) or O(state=settled)
+  type: list
+  elements: str
+  sample: [pool1/3, pool1/4]
+surplus_processes:
+  description: Sockets of processes that go by O(config_file) and are not among the endpoints.
+  returned: O(state=present), O(state=absent) or O(state=settled)
+  type: list
+  elements: str
+  sample: [/run/postgresql/.s.PGSQL.6432]
 databases:
   description: The databases that were acted on.
   returned: O(state=paused), O(state=resumed) or O(state=killed)
@@ -366,6 +394,8 @@ def main() -> None:
             "purge_settings": {"type": "bool", "default": False},
             "databases_file": {"type": "path"},
             "userlist_file": {"type": "path"},
+            "further_files": {"type": "list", "elements": "path", "default": []},
+            "open_files": {"type": "int"},
             "budget_seconds": {"type": "float", "default": 5.0},
             "max_pause_seconds": {"type": "float", "default": 300.0},
             "operation": {"type": "str", "default": "manual"},

@@ -19,6 +19,7 @@ from typing import Any
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.files import apply
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler import loaded
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.facts import PoolerFacts
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.ini import Ini
@@ -29,8 +30,9 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.plan import (
     changed_files,
     diff,
     difference,
-    removed_settings,
+    not_loaded,
 )
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler.processes import Process, running_with
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.read import read_facts
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.trial import try_files
 
@@ -43,7 +45,8 @@ DEFAULT_MODE = 0o640
 def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     """Bring the files to what is wanted, and the running processes to the files.
 
-    A process that does not run is left alone: it reads the files when it is started.
+    A process that does not run is left alone: it reads the files when it is started. One that is not among the
+    endpoints, but goes by the same files, is brought to them like the others.
 
     Raises:
         Refused: before anything was changed; PgBouncer would not take the new files.
@@ -52,33 +55,42 @@ def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     wanted = Wanted.from_params(params)
     found = {path: Path(path).read_text() for path in wanted.paths if Path(path).is_file()}
     changed = changed_files(wanted, found)
-    removed = removed_settings(wanted, found)
-    running = running_endpoints(params, found | changed)
+    named = _named_endpoints(params, found | changed)
+    listening = [endpoint for endpoint in named if not endpoint.is_local or _is_listened_on(endpoint.socket_path)]
+    processes = running_with(wanted.config_file)
+    surplus = _surplus(processes, named)
+    running = [*listening, *surplus]
     facts = _read_running(running, params["timeout_seconds"])
-    before = _differences(wanted, facts, removed)
+    before = _differences(wanted, facts)
     pending = [sentence for one in before.values() for sentence in one.pending]
-    result: dict[str, Any] = {
-        "changed_files": sorted(changed),
-        "running": bool(running),
-        "clients_connected": sum(one.clients_connected for one in facts),
-        "restart_required": sorted({name for one in before.values() for name in one.restart}),
-    }
-    if changed and not check_mode:
-        owner = _owner(wanted.config_file)
-        try_files(wanted.config_file, changed, owner)
-        _write(changed, owner)
-    # A worker that was killed in a pause has left its settings in the processes: `settled` brings the files' back.
-    if running and (changed or pending or params["state"] == "settled") and not check_mode:
-        after = _reload(wanted, running, removed, params["timeout_seconds"])
-        result["restart_required"] = sorted({name for one in after.values() for name in one.restart})
+    present = loaded.digests(wanted.read_paths)
+    stale = not_loaded(wanted.read_paths, loaded.noted(wanted.config_file), present) if running else ()
+    after = before
+    if not check_mode:
+        # What others have written nobody has tried yet, and RELOAD says yes to anything.
+        if changed or set(stale) - set(wanted.paths):
+            owner = _owner(wanted.config_file)
+            try_files(wanted.config_file, changed, owner)
+            _write(changed, owner)
+            present = loaded.digests(wanted.read_paths)
+        # A worker that was killed in a pause has left its settings in the processes: `settled` brings the files' back.
+        if running and (changed or pending or stale or params["state"] == "settled"):
+            after = _reload(wanted, running, params["timeout_seconds"])
+        # Only now: a run that is killed before this leaves it to the next one. Where nothing runs, the start loads all.
+        loaded.note(wanted.config_file, wanted.read_paths, present)
+    restart = _restart_required(wanted, after, processes)
     return Outcome(
-        changed=bool(changed or pending),
-        result=result,
-        warnings=tuple(
-            f"{name} is written, but takes a restart of PgBouncer, which disconnects clients."
-            for name in result["restart_required"]
-        ),
-        diff=diff(wanted, found, changed) or _pending_diff(before),
+        changed=bool(changed or pending or stale),
+        result={
+            "changed_files": sorted(changed),
+            "running": bool(running),
+            "clients_connected": sum(one.clients_connected for one in facts),
+            "restart_required": restart,
+            "stopped_endpoints": [endpoint.name for endpoint in named if endpoint not in listening],
+            "surplus_processes": [endpoint.name for endpoint in surplus],
+        },
+        warnings=_warnings(restart, surplus if params["endpoints"] else []),
+        diff=diff(wanted, found, changed) or _pending_diff(before, stale),
     )
 
 
@@ -117,15 +129,16 @@ def locked(config_file: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def running_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> list[Endpoint]:
-    """The processes to talk to: the endpoints that were given, or the one that the main file describes.
+def _named_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> list[Endpoint]:
+    """The processes that shall run: the endpoints that were given, or the one that the main file describes."""
+    path = params["config_file"]
+    return endpoints_of(params) or [local_endpoint(texts.get(path, ""), path)]
 
-    Those on this host that nobody listens for do not run and are left out.
-    """
-    endpoints = endpoints_of(params)
-    if not endpoints:
-        endpoints = [local_endpoint(texts.get(params["config_file"], ""), params["config_file"])]
-    return [endpoint for endpoint in endpoints if not endpoint.is_local or _is_listened_on(endpoint.socket_path)]
+
+def _surplus(processes: Sequence[Process], named: Sequence[Endpoint]) -> list[Endpoint]:
+    """The consoles of processes that run and shall not: of an earlier number, port or directory."""
+    sockets = {os.path.realpath(endpoint.socket_path) for endpoint in named if endpoint.is_local}
+    return [one.endpoint for one in processes if one.endpoint.socket_path not in sockets]
 
 
 def unnamed_processes(endpoints: Sequence[Endpoint], root: Path = Path("/")) -> list[str]:
@@ -185,8 +198,25 @@ def _read_running(endpoints: Sequence[Endpoint], timeout_seconds: float) -> tupl
     return facts
 
 
-def _differences(wanted: Wanted, facts: Sequence[PoolerFacts], removed: frozenset[str]) -> dict[str, Difference]:
-    return {one.endpoint: difference(wanted, one, removed, _own_settings(one, wanted.config_file)) for one in facts}
+def _differences(wanted: Wanted, facts: Sequence[PoolerFacts]) -> dict[str, Difference]:
+    return {one.endpoint: difference(wanted, one, _own_settings(one, wanted.config_file)) for one in facts}
+
+
+def _restart_required(wanted: Wanted, differences: Mapping[str, Difference], processes: Sequence[Process]) -> list[str]:
+    names = {name for one in differences.values() for name in one.restart}
+    if any(one.open_files < (wanted.open_files or 0) for one in processes):
+        names.add("LimitNOFILE")
+    return sorted(names)
+
+
+def _warnings(restart: Sequence[str], surplus: Sequence[Endpoint]) -> tuple[str, ...]:
+    warnings = []
+    if restart:
+        warnings.append(f"A restart of PgBouncer, which disconnects clients, is what these take: {', '.join(restart)}.")
+    if surplus:
+        names = ", ".join(endpoint.name for endpoint in surplus)
+        warnings.append(f"PgBouncer processes go by these files and are none of the endpoints: {names}.")
+    return tuple(warnings)
 
 
 def _own_settings(facts: PoolerFacts, config_file: str) -> dict[str, str]:
@@ -200,9 +230,7 @@ def _own_settings(facts: PoolerFacts, config_file: str) -> dict[str, str]:
     return {}
 
 
-def _reload(
-    wanted: Wanted, endpoints: Sequence[Endpoint], removed: frozenset[str], timeout_seconds: float
-) -> dict[str, Difference]:
+def _reload(wanted: Wanted, endpoints: Sequence[Endpoint], timeout_seconds: float) -> dict[str, Difference]:
     """RELOAD everywhere and wait until every process goes by the files."""
     with Poolers.open(endpoints, [], timeout_seconds) as poolers:
         errors = {name: error for name, error in poolers.reload(timeout_seconds).items() if error}
@@ -211,7 +239,7 @@ def _reload(
         deadline = time.monotonic() + timeout_seconds
         while True:
             answering = [one for one in poolers.facts(timeout_seconds) if one.error is None]
-            after = _differences(wanted, answering, removed)
+            after = _differences(wanted, answering)
             pending = [f"{name}: {sentence}" for name, one in after.items() for sentence in one.pending]
             if not pending and len(after) == len(endpoints):
                 return after
@@ -254,14 +282,17 @@ def _write(changed: Mapping[str, str], owner: tuple[int, int]) -> None:
     apply.manage({"files": files}, check_mode=False)
 
 
-def _pending_diff(before: Mapping[str, Difference]) -> list[dict[str, str]]:
+def _pending_diff(before: Mapping[str, Difference], stale: Sequence[str]) -> list[dict[str, str]]:
+    sentences = {name: one.pending for name, one in before.items()}
+    if stale:
+        sentences["all processes"] = tuple(f"{path} was not loaded as it is" for path in stale)
     return [
         {
             "before_header": f"PgBouncer at {name}",
             "after_header": f"PgBouncer at {name}",
-            "before": "".join(f"{sentence}\n" for sentence in one.pending),
+            "before": "".join(f"{sentence}\n" for sentence in pending),
             "after": "",
         }
-        for name, one in before.items()
-        if one.pending
+        for name, pending in sentences.items()
+        if pending
     ]

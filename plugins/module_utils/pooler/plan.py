@@ -34,6 +34,8 @@ class Wanted:
         userlist_file: the `auth_file`, None to leave users' passwords alone.
         settings, databases, limits, passwords: name to what stands behind it; limits are the lines of [users].
         absent_databases, absent_users: what shall not be there.
+        further_files: what else the processes read, written by others.
+        open_files: how many files each process shall be able to have open, None to leave that alone.
         purge_settings, purge_databases, purge_users: what is not named here shall not be there.
     """
 
@@ -46,6 +48,8 @@ class Wanted:
     passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
     absent_databases: frozenset[str] = frozenset()
     absent_users: frozenset[str] = frozenset()
+    further_files: tuple[str, ...] = ()
+    open_files: int | None = None
     purge_settings: bool = False
     purge_databases: bool = False
     purge_users: bool = False
@@ -79,6 +83,8 @@ class Wanted:
             passwords=passwords,
             absent_databases=frozenset(one["name"] for one in absent),
             absent_users=frozenset(one["name"] for one in absent_users),
+            further_files=tuple(params["further_files"]),
+            open_files=params["open_files"],
             purge_settings=params["purge_settings"],
             purge_databases=params["purge_databases"],
             purge_users=params["purge_users"],
@@ -86,8 +92,13 @@ class Wanted:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every file that this is about."""
+        """Every file that this writes."""
         return tuple(dict.fromkeys(filter(None, (self.config_file, self.databases_file, self.userlist_file))))
+
+    @property
+    def read_paths(self) -> tuple[str, ...]:
+        """Every file that the processes read."""
+        return tuple(dict.fromkeys((*self.paths, *self.further_files)))
 
 
 def setting_text(value: Any) -> str:
@@ -158,12 +169,15 @@ def diff(wanted: Wanted, found: Mapping[str, str], changed: Mapping[str, str]) -
     return entries
 
 
-def removed_settings(wanted: Wanted, found: Mapping[str, str]) -> frozenset[str]:
-    """Settings that fall back to PgBouncer's default because the main file will not have them any more."""
-    if not wanted.purge_settings:
-        return frozenset()
-    present = Ini.parse(found.get(wanted.config_file, ""), wanted.config_file).entries("pgbouncer")
-    return frozenset(present) - set(wanted.settings)
+def not_loaded(paths: Iterable[str], loaded: Mapping[str, str], present: Mapping[str, str]) -> tuple[str, ...]:
+    """The files that differ from what the processes were last seen to have loaded.
+
+    Args:
+        paths: the files that this is about.
+        loaded: path to digest, as noted then.
+        present: path to digest of those that are there now.
+    """
+    return tuple(path for path in paths if loaded.get(path) != present.get(path))
 
 
 @dataclass(frozen=True)
@@ -179,20 +193,19 @@ class Difference:
     restart: tuple[str, ...] = ()
 
 
-def difference(
-    wanted: Wanted, facts: PoolerFacts, removed: Iterable[str] = (), own_settings: Mapping[str, str] | None = None
-) -> Difference:
+def difference(wanted: Wanted, facts: PoolerFacts, own_settings: Mapping[str, str] | None = None) -> Difference:
     """Compare what is wanted with what a process has in force.
 
     Args:
         wanted: what the files hold, or will.
         facts: of the process.
-        removed: settings that shall fall back to their defaults.
         own_settings: what this process has in a file of its own, over the common one (with several processes).
     """
-    targets = dict(wanted.settings)
-    targets |= {name: facts.settings[name].default or "" for name in removed if name in facts.settings}
-    targets |= {name: value for name, value in (own_settings or {}).items() if name in targets}
+    targets: dict[str, str] = {}
+    if wanted.purge_settings:
+        # All that is named nowhere, also by an earlier file. What has no default is no setting of a file.
+        targets = {one.name: one.default for one in facts.settings.values() if one.default is not None}
+    targets |= {**wanted.settings, **(own_settings or {})}
     pending, restart = [], []
     for name, value in targets.items():
         running = facts.settings.get(name)

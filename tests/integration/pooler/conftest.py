@@ -6,12 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler import deadman, loaded
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.console import Endpoint
 from ansible_collections.dbops.fleet.tests.integration.poolers import Pooler, Poolers
 from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
+
+
+@pytest.fixture(autouse=True)
+def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept on a host beside PgBouncer's own files is kept by each test for itself."""
+    monkeypatch.setattr(deadman, "DIRECTORY", tmp_path / "deadman")
+    monkeypatch.setattr(loaded, "DIRECTORY", tmp_path / "loaded")
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import contextlib
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import FleetError, OperationFailed, Refused
@@ -31,6 +31,8 @@ DEFAULTS: dict[str, Any] = {
     "purge_settings": False,
     "databases_file": None,
     "userlist_file": None,
+    "further_files": [],
+    "open_files": None,
     "endpoints": [],
     "budget_seconds": 1.0,
     "max_pause_seconds": 0.0,
@@ -47,11 +49,6 @@ def params(pooler: Pooler, **more: Any) -> dict[str, Any]:
 def entry(name: str, server: Server | None = None, **more: Any) -> dict[str, Any]:
     place = {"host": [server.address], "port": server.port} if server else {"host": []}
     return {"name": name, "state": "present", **place, **more}
-
-
-@pytest.fixture(autouse=True)
-def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadman, "DIRECTORY", tmp_path / "deadman")
 
 
 def test_adds_a_database_and_it_works_at_once(pool1: Pooler, database: Server) -> None:
@@ -154,6 +151,7 @@ def test_a_process_that_does_not_go_by_its_files_is_reloaded(pool1: Pooler, data
 
 def test_what_a_killed_worker_set_for_its_pause_is_undone_in_the_end(poolers: Poolers, database: Server) -> None:
     pooler = poolers.start("killed", {"orders": f"host={database.address} port={database.port}"}, min_pool_size=5)
+    commands.manage(params(pooler), False)
     pooler.console("SET min_pool_size = 0")
     assert settings(pooler)["min_pool_size"] == "0"
     outcome = commands.manage(params(pooler, state="settled"), False)
@@ -332,8 +330,16 @@ def test_reloads_reconnects_and_kills(pool1: Pooler) -> None:
     pool1.write()
     commands.manage(params(pool1, state="reloaded"), False)
     assert settings(pool1)["max_client_conn"] == "44"
-    commands.manage(params(pool1, state="killed", databases=[entry("orders")]), False)
-    assert pool1.paused("orders")
+    with pool1.connect("orders") as client, pool1.connect('we"ird db') as other:
+        client.execute("SELECT 1")
+        assert commands.manage(params(pool1, state="killed", databases=[entry("orders")]), False).changed
+        assert pool1.paused("orders")
+        assert {row["database"] for row in pool1.console("SHOW SERVERS")}.isdisjoint({"orders"})
+        # PgBouncer's words for it.
+        with pytest.raises(psycopg.OperationalError, match="database removed"):
+            client.execute("SELECT 1")
+        # Only that database's.
+        assert other.execute("SELECT 1").fetchone() == (1,)
     commands.manage(params(pool1, state="resumed", databases=[entry("orders")]), False)
     assert pool1.query("orders", "SELECT 1") == 1
 

@@ -16,7 +16,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.plan import (
     changed_files,
     diff,
     difference,
-    removed_settings,
+    not_loaded,
     setting_text,
 )
 
@@ -34,6 +34,8 @@ def params(**more: Any) -> dict[str, Any]:
         "settings": {},
         "databases": [],
         "users": [],
+        "further_files": [],
+        "open_files": None,
         "purge_settings": False,
         "purge_databases": False,
         "purge_users": False,
@@ -138,18 +140,30 @@ def test_the_mode_of_the_socket_is_octal_in_the_file_and_decimal_at_the_console(
     assert difference(wanted, running(unix_socket_mode=("511", False))).restart == ()
 
 
-def test_a_setting_that_is_taken_out_falls_back_to_its_default() -> None:
+def test_a_setting_that_is_named_nowhere_falls_back_to_its_default() -> None:
     wanted = Wanted.from_params(params(purge_settings=True))
-    removed = removed_settings(wanted, {MAIN: "[pgbouncer]\nmin_pool_size = 7\n"})
-    assert removed == {"min_pool_size"}
-    assert difference(wanted, running(min_pool_size=("7", True)), removed).pending == ("min_pool_size is '7', not '5'",)
+    found = difference(wanted, running(min_pool_size=("7", True), listen_backlog=("999", False)))
+    assert found.pending == ("min_pool_size is '7', not '5'",)
+    # Whichever run took it out: only a restart brings it.
+    assert found.restart == ("listen_backlog",)
+    facts = PoolerFacts("pool1", settings={"conffile": Setting("conffile", MAIN, None, True)})
+    assert not difference(wanted, facts).pending
 
 
 def test_what_a_process_has_of_its_own_is_no_difference() -> None:
     wanted = Wanted.from_params(params(settings={"unix_socket_dir": "/run/a"}))
     facts = running(unix_socket_dir=("/run/b", False))
     assert difference(wanted, facts).restart == ("unix_socket_dir",)
-    assert difference(wanted, facts, own_settings={"unix_socket_dir": "/run/b"}).restart == ()
+    assert difference(wanted, facts, {"unix_socket_dir": "/run/b"}).restart == ()
+    purged = Wanted.from_params(params(purge_settings=True))
+    assert difference(purged, running(peer_id=("2", True)), {"peer_id": "2"}).pending == ()
+
+
+def test_a_file_that_is_new_gone_or_another_one_is_not_loaded() -> None:
+    loaded = {MAIN: "1", USERS: "2", "/etc/gone": "3", "/etc/of_others": "4"}
+    present = {MAIN: "1", USERS: "9", DATABASES: "5"}
+    assert not_loaded([MAIN, USERS, DATABASES, "/etc/gone"], loaded, present) == (USERS, DATABASES, "/etc/gone")
+    assert not_loaded([MAIN, "/etc/nowhere"], loaded, present) == ()
 
 
 def test_databases_that_point_elsewhere_or_are_unknown_are_pending() -> None:
