@@ -118,15 +118,15 @@ def test_refuses_a_new_ca_for_hosts_that_trust_another(orders: Fleet) -> None:
 
 
 def test_adds_a_database_with_new_passwords_to_a_cluster_that_has_others(orders: Fleet) -> None:
-    orders.variables["postgres_primary_databases"] = [{"name": "orders"}, {"name": "re turns", "owner": "Returns-app"}]
+    orders.variables["postgres_primary_databases"] = [{"name": "orders"}, {"name": "Re-turns", "owner": "Returns-app"}]
     run = orders.setup()
     assert run.ok
     assert run.changed["pg2"] == 0
-    assert orders.sql("pg2", "SELECT pooler FROM fleet.proof", "re turns") == "pool1"
+    assert orders.sql("pg2", "SELECT pooler FROM fleet.proof", "Re-turns") == "pool1"
     assert "postgresql://Returns-app@" in run.text
-    assert "/re%20turns?" in run.text
+    assert "/Re-turns_ro?" in run.text
     assert set(orders.setup().changed.values()) == {0}
-    orders.sql("pg1", 'DROP DATABASE "re turns" WITH (FORCE)', "postgres")
+    orders.sql("pg1", 'DROP DATABASE "Re-turns" WITH (FORCE)', "postgres")
     orders.variables.clear()
     assert orders.setup().ok
 
