@@ -31,6 +31,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.plan import (
     diff,
     difference,
     not_loaded,
+    others_wait,
 )
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.processes import Process, running_with
 from ansible_collections.dbops.fleet.plugins.module_utils.pooler.read import read_facts
@@ -65,6 +66,8 @@ def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
     pending = [sentence for one in before.values() for sentence in one.pending]
     present = loaded.digests(wanted.read_paths)
     stale = not_loaded(wanted.read_paths, loaded.noted(wanted.config_file), present) if running else ()
+    if others_wait(wanted, found, facts):
+        stale = tuple(path for path in stale if path != wanted.databases_file)
     after = before
     if not check_mode:
         # What others have written nobody has tried yet, and RELOAD says yes to anything.
@@ -74,10 +77,12 @@ def make_present(params: Mapping[str, Any], check_mode: bool) -> Outcome:
             _write(changed, owner)
             present = loaded.digests(wanted.read_paths)
         # A worker that was killed in a pause has left its settings in the processes: `settled` brings the files' back.
-        if running and (changed or pending or stale or params["state"] == "settled"):
+        due = changed or pending or stale or params["state"] == "settled"
+        if running and due:
             after = _reload(wanted, running, params["timeout_seconds"])
         # Only now: a run that is killed before this leaves it to the next one. Where nothing runs, the start loads all.
-        loaded.note(wanted.config_file, wanted.read_paths, present)
+        if due or not running:
+            loaded.note(wanted.config_file, wanted.read_paths, present)
     restart = _restart_required(wanted, after, processes)
     return Outcome(
         changed=bool(changed or pending or stale),
@@ -137,7 +142,9 @@ def _named_endpoints(params: Mapping[str, Any], texts: Mapping[str, str]) -> lis
 
 def _surplus(processes: Sequence[Process], named: Sequence[Endpoint]) -> list[Endpoint]:
     """The consoles of processes that run and shall not: of an earlier number, port or directory."""
-    sockets = {os.path.realpath(endpoint.socket_path) for endpoint in named if endpoint.is_local}
+    if not all(endpoint.is_local for endpoint in named):
+        return []  # any of them may be one of those that are named by address
+    sockets = {os.path.realpath(endpoint.socket_path) for endpoint in named}
     return [one.endpoint for one in processes if one.endpoint.socket_path not in sockets]
 
 

@@ -180,6 +180,19 @@ def not_loaded(paths: Iterable[str], loaded: Mapping[str, str], present: Mapping
     return tuple(path for path in paths if loaded.get(path) != present.get(path))
 
 
+def others_wait(wanted: Wanted, found: Mapping[str, str], facts: Sequence[PoolerFacts]) -> bool:
+    """Whether entries that this is not about name other servers than are in use: a RELOAD is for whoever wrote that.
+
+    They may have been staged for a change of roles that was interrupted.
+    """
+    if wanted.purge_databases:
+        return False
+    entries = Ini.parse(found.get(wanted.databases_file, ""), wanted.databases_file).entries("databases")
+    own = {"*", *wanted.databases, *wanted.absent_databases}
+    others = {name: parse_target(text) for name, text in entries.items() if name not in own}
+    return any(_database_difference(name, pairs, one) for one in facts for name, pairs in others.items())
+
+
 @dataclass(frozen=True)
 class Difference:
     """How one running process differs from the files.

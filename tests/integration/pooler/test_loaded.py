@@ -18,10 +18,10 @@ import psycopg
 import pytest
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import Refused
-from ansible_collections.dbops.fleet.plugins.module_utils.pooler import commands, files, loaded
+from ansible_collections.dbops.fleet.plugins.module_utils.pooler import commands, deadman, files, loaded
 from ansible_collections.dbops.fleet.tests.integration.pooler.test_module import entry, params
 from ansible_collections.dbops.fleet.tests.integration.poolers import Pooler, Poolers
-from ansible_collections.dbops.fleet.tests.integration.servers import Server
+from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
 
 
 @pytest.fixture
@@ -177,3 +177,23 @@ def test_without_purge_what_others_have_written_stays_even_where_nothing_is_name
     assert pooler.query("orders", "SELECT 1") == 1
     assert commands.manage({**without, "purge_databases": True}, False).changed
     assert "orders" not in str(pooler.console("SHOW DATABASES"))
+
+
+def test_what_an_interrupted_change_of_roles_left_for_another_cluster_is_not_brought_into_use(
+    poolers: Poolers, database: Server, servers: Servers
+) -> None:
+    pooler = poolers.start("pool1", {}, auth_user="postgres")
+    orders, billing = (entry(name, database, dbname="postgres") for name in ("orders", "billing"))
+    commands.manage(params(pooler, databases=[orders, billing]), False)
+    new = servers.primary("db2")
+    staged = params(pooler, state="staged", databases=[entry("billing", new, dbname="postgres")])
+    commands.manage({**staged, "max_pause_seconds": 60.0}, False)
+    deadman.disarm("manual")
+    assert not commands.manage(params(pooler, databases=[orders]), False).changed
+    assert pooler.query("billing", "SELECT inet_server_port()") == database.port
+    main = str(pooler.config_file)
+    assert loaded.noted(main) != loaded.digests([main])
+    # Whoever answers for it brings it.
+    assert commands.manage(params(pooler, databases=staged["databases"]), False).changed
+    assert pooler.query("billing", "SELECT inet_server_port()") == new.port
+    assert not commands.manage(params(pooler, databases=[orders]), False).changed

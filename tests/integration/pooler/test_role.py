@@ -154,6 +154,7 @@ def test_a_refusal_says_why_and_shows_no_password(words: str, tmp_path: Path) ->
     done = play(role("validate", **REFUSALS[words]), directory=tmp_path, options=("-vvv",))
     assert done.returncode != 0
     assert words in " ".join(done.stdout.split())
+    assert "censored" not in done.stdout
     assert "s3cret" not in done.stdout + done.stderr
 
 

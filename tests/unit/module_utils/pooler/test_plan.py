@@ -17,6 +17,7 @@ from ansible_collections.dbops.fleet.plugins.module_utils.pooler.plan import (
     diff,
     difference,
     not_loaded,
+    others_wait,
     setting_text,
 )
 
@@ -171,3 +172,13 @@ def test_databases_that_point_elsewhere_or_are_unknown_are_pending() -> None:
         params(databases=[entry("a", host=["y"]), entry("b", host=["x"]), entry("*", host=["x"])])
     )
     assert difference(wanted, running()).pending == ("a points to x:5432/a, not to y:5432/a", "b is unknown")
+
+
+def test_what_is_staged_for_others_waits_for_them() -> None:
+    """A RELOAD for one cluster must not bring what an interrupted change of roles of another one has written."""
+    facts = [running()]
+    staged = {DATABASES: "[databases]\na = host=y\n"}
+    assert others_wait(Wanted.from_params(params(databases=[entry("b", host=["x"])])), staged, facts)
+    assert not others_wait(Wanted.from_params(params(databases=[entry("a", host=["x"])])), staged, facts)
+    assert not others_wait(Wanted.from_params(params(purge_databases=True)), staged, facts)
+    assert not others_wait(Wanted.from_params(params()), {DATABASES: "[databases]\na = host=x\n* = host=y\n"}, facts)
