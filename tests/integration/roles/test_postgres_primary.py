@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ansible_collections.dbops.fleet.tests.integration.servers import Server, Servers
@@ -72,3 +73,40 @@ def test_a_second_run_changes_nothing(tmp_path: Path, servers: Servers) -> None:
     assert (second.failures, second.changed) == ([], [])
     checked = run(tmp_path / "third", server, *databases, check_mode=True)
     assert (checked.failures, checked.changed) == ([], [])
+
+
+def as_role(server: Server, role: str, statement: str) -> list[Any]:
+    """What the statement gives in a session of the role."""
+    with psycopg.connect(server.conninfo("orders", role), autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.mark.parametrize(
+    ("owner", "readonly"),
+    [("shop", "orders_read"), ("orders_app", "auditor")],
+    ids=["owner", "readonly"],
+)
+def test_another_owner_or_reader_gets_everything_that_the_one_before_had(
+    tmp_path: Path, servers: Servers, owner: str, readonly: str
+) -> None:
+    server = servers.primary("db1")
+    assert run(tmp_path / "first", server, {"name": "orders"}).failures == []
+    wanted = {"name": "orders", "owner": owner, "readonly": readonly}
+    checked = run(tmp_path / "check", server, wanted, check_mode=True)
+    assert checked.failures == []
+    assert "dbops.fleet.postgres_primary : Database | Make what is missing in orders" in checked.changed
+
+    assert run(tmp_path / "second", server, wanted).failures == []
+
+    as_role(server, owner, "CREATE TABLE sold (what text)")
+    as_role(server, owner, "INSERT INTO sold VALUES ('a lamp')")
+    assert as_role(server, readonly, "SELECT what FROM sold") == [("a lamp",)]
+    # What setup's proof does.
+    write = "INSERT INTO fleet.proof VALUES ('pool1', 'x') ON CONFLICT (pooler) DO UPDATE SET token = excluded.token"
+    as_role(server, owner, write)
+    assert as_role(server, readonly, "SELECT token FROM fleet.proof") == [("x",)]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        as_role(server, readonly, write)
+    third = run(tmp_path / "third", server, wanted)
+    assert (third.failures, third.changed) == ([], [])
