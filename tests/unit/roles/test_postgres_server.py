@@ -25,7 +25,10 @@ def converge(
     directory: Path, *, written: bool = False, unread: list[str] | None = None, check_mode: bool = False, **more: Any
 ) -> Played:
     facts = {"version": 15, "host": {**HOST, "packages": PACKAGES}, "instance": {**INSTANCE, "reload_pending": unread}}
+    certificate = directory / "certificate.pem"
+    certificate.write_text("a certificate and its key")
     variables = {
+        **{f"postgres_server_tls_{kind}_file": str(certificate) for kind in ("ca", "certificate", "key")},
         "postgres_server_cluster": "orders",
         "postgres_server_action": "converge",
         "postgres_server_facts": facts,
@@ -63,6 +66,12 @@ def test_check_mode_tells_of_the_reload_and_does_none(tmp_path: Path) -> None:
     assert played.changed[0] == WRITE
     assert RELOAD in played.changed
     assert played.systemctl == []
+
+
+def test_a_certificate_that_is_not_on_the_controller_is_missed_and_not_made_up(tmp_path: Path) -> None:
+    played = converge(tmp_path, postgres_server_tls_key_file=str(tmp_path / "server.kez"))
+    assert "server.kez" in played.failures[0]
+    assert played.changed == []
 
 
 def test_libpq_finds_every_password_as_it_is(tmp_path: Path) -> None:
