@@ -38,7 +38,10 @@ def test_postgresql_understands_the_settings_as_they_were_asked_for(
     host = {"memory_mb": 8192, "cpus": 4, "distribution_major_version": "12", "distribution": "Debian"}
     host["packages"] = dict.fromkeys((f"postgresql-{server.version}", "python3-psycopg", "acl"), "1")
     instance = {"state": "running", "disk_total_mb": 102400, "member": {"system_identifier": "7"}}
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text("a certificate and its key")
     known = {
+        **{f"postgres_server_tls_{kind}_file": str(certificate) for kind in ("ca", "certificate", "key")},
         "postgres_server_action": "converge",
         "postgres_server_cluster": "orders",
         "postgres_server_member": "db-1",
