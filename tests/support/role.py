@@ -55,6 +55,16 @@ class Played:
         return {file["path"]: file.get("content") or file["secret_content"] for file in files}
 
 
+def tls_files(directory: Path) -> dict[str, str]:
+    """The controller's files that role postgres_server copies, as its variables name them."""
+    variables = {}
+    for part in ("ca", "certificate", "key"):
+        path = directory / f"{part}.pem"
+        path.write_text(f"# {part}\n")
+        variables[f"postgres_server_tls_{part}_file"] = str(path)
+    return variables
+
+
 def play(
     directory: Path,
     role: str,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.dbops.fleet.tests.integration.servers import Servers
-from ansible_collections.dbops.fleet.tests.support.role import play
+from ansible_collections.dbops.fleet.tests.support.role import play, tls_files
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,15 @@ def test_postgresql_understands_the_settings_as_they_were_asked_for(
     variables["postgres_server_synchronous"]["members"] = ["db-1", "db2"]
     host = {"memory_mb": 8192, "cpus": 4, "distribution_major_version": "12", "distribution": "Debian"}
     host["packages"] = dict.fromkeys((f"postgresql-{server.version}", "python3-psycopg", "acl"), "1")
-    instance = {"state": "running", "disk_total_mb": 102400, "member": {"system_identifier": "7"}}
-    certificate = tmp_path / "certificate.pem"
-    certificate.write_text("a certificate and its key")
+    instance = {"state": "running", "disk_total_mb": 102400, "member": {"state": "running", "system_identifier": "7"}}
     known = {
-        **{f"postgres_server_tls_{kind}_file": str(certificate) for kind in ("ca", "certificate", "key")},
         "postgres_server_action": "converge",
         "postgres_server_cluster": "orders",
         "postgres_server_member": "db-1",
         "postgres_server_facts": {"version": server.version, "host": host, "instance": instance},
         "postgres_server_passwords": {"fleet_replication": "secret", "fleet_operator": "secret"},
         "postgres_server_settings": {"application_name": "it's"},
+        **tls_files(tmp_path),
     }
     played = play(tmp_path, "postgres_server", known | variables, answers={"managed_files": {"changed": False}})
     assert played.failures == []

@@ -5,34 +5,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from ansible_collections.dbops.fleet.tests.support.role import Played, play
+from ansible_collections.dbops.fleet.tests.support.role import Played, play, tls_files
 
 HOST = {"memory_mb": 1024, "cpus": 2, "distribution_major_version": "12", "distribution": "Debian"}
 PACKAGES = dict.fromkeys(("postgresql-15", "python3-psycopg", "acl"), "1")
-INSTANCE = {"state": "running", "owner": None, "disk_total_mb": 10240, "member": {"system_identifier": "7"}}
+MEMBER = {"state": "running", "system_identifier": "7"}
+INSTANCE = {"state": "running", "owner": None, "disk_total_mb": 10240, "member": MEMBER}
 UNREAD = ["/etc/postgresql/15/main/pg_hba.conf"]
 WRITE = "dbops.fleet.postgres_server : Converge | Write its files"
 RELOAD = "dbops.fleet.postgres_server : Reload postgresql"
 
 
 def converge(
-    directory: Path, *, written: bool = False, unread: list[str] | None = None, check_mode: bool = False, **more: Any
+    directory: Path,
+    *,
+    written: bool = False,
+    unread: list[str] | None = None,
+    check_mode: bool = False,
+    instance: Mapping[str, Any] = INSTANCE,
+    **more: Any,
 ) -> Played:
-    facts = {"version": 15, "host": {**HOST, "packages": PACKAGES}, "instance": {**INSTANCE, "reload_pending": unread}}
-    certificate = directory / "certificate.pem"
-    certificate.write_text("a certificate and its key")
+    facts = {"version": 15, "host": {**HOST, "packages": PACKAGES}, "instance": {**instance, "reload_pending": unread}}
     variables = {
-        **{f"postgres_server_tls_{kind}_file": str(certificate) for kind in ("ca", "certificate", "key")},
         "postgres_server_cluster": "orders",
         "postgres_server_action": "converge",
         "postgres_server_facts": facts,
         "postgres_server_passwords": {"fleet_replication": "secret", "fleet_operator": "secret"},
+        **tls_files(directory),
         **more,
     }
     answers = {"managed_files": {"changed": written, "changed_paths": []}}
@@ -51,6 +57,17 @@ def test_the_server_is_told_what_it_has_not_read_whoever_wrote_it(
     assert played.failures == []
     assert played.changed[0] == WRITE
     assert RELOAD in played.changed
+    assert "reload postgresql@15-main" in played.systemctl
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"state": "foreign"}, {"member": {**MEMBER, "state": "unreachable"}}],
+    ids=["made by hand", "without psycopg"],
+)
+def test_a_server_that_runs_is_told_whatever_else_it_is(tmp_path: Path, changes: dict[str, Any]) -> None:
+    played = converge(tmp_path, written=True, instance={**INSTANCE, **changes})
+    assert played.failures == []
     assert "reload postgresql@15-main" in played.systemctl
 
 
