@@ -32,7 +32,7 @@ requirements:
 options:
   directory:
     description:
-      - Existing directory of its owner alone. It gets C(ca/ca.crt), C(ca/ca.key), and for each host
+      - Directory of its owner alone; made where it is missing. It gets C(ca/ca.crt), C(ca/ca.key), and for each host
         C(hosts/NAME/host.crt) and C(hosts/NAME/host.key).
     type: path
     required: true

@@ -20,7 +20,7 @@ from fleet import Fleet
         "Write the fleet's own files",
         "Make it, with data checksums",
         "Start it, and see a replica stream",
-        "Make the databases",
+        "Make what is missing in postgres",
         "Clone the data directory",
         "Hand the data to Debian's tools",
         "Write PgBouncer's files",

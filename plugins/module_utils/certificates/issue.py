@@ -224,6 +224,10 @@ def _public(path: Path, certificate: x509.Certificate) -> dict[str, str]:
 
 def _write(directory: Path, due: Mapping[str, str], files: Sequence[Mapping[str, str]]) -> None:
     """All or none."""
+    # Its parents too are their owner's alone, whatever the umask.
+    for place in reversed([directory, *directory.parents]):
+        if not place.is_dir():
+            place.mkdir(mode=0o700)
     own = {"owner": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
     places = [directory / "ca", directory / "hosts", *(directory / "hosts" / name for name in due)]
     directories = [{"path": str(place), "mode": "0700", **own} for place in places]

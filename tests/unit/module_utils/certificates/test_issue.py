@@ -103,10 +103,10 @@ def test_check_mode_tells_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_private_keys_are_their_owners_alone(tmp_path: Path) -> None:
-    make(tmp_path)
+    make(tmp_path / "new")
     for key in tmp_path.rglob("*.key"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    for directory in (tmp_path / "ca", tmp_path / "hosts", tmp_path / "hosts/pg1"):
+    for directory in (tmp_path / "new", tmp_path / "new/ca", tmp_path / "new/hosts", tmp_path / "new/hosts/pg1"):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
