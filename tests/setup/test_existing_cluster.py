@@ -131,7 +131,18 @@ def test_adds_a_database_with_new_passwords_to_a_cluster_that_has_others(orders:
     assert orders.setup().ok
 
 
-def test_leaves_the_poolers_as_they_are_while_nobody_takes_writes(serving: Fleet) -> None:
+def test_leaves_the_poolers_as_they_are_while_the_primary_cannot_be_reached(serving: Fleet) -> None:
+    with serving.hosts.power_loss("pg1"):
+        run = serving.setup()
+        assert run.says(
+            "pg1 could not be reached", "entries of orders stay as they were", "no member of it takes writes"
+        )
+        assert run.failed == {"pg1", "pool1"}
+    serving.hosts.ssh("pg1", "systemctl is-system-running --wait || true")
+    assert served_by(serving, "orders") == serving.hosts.address("pg1")
+
+
+def test_leaves_the_poolers_as_they_are_while_the_primary_is_stopped(serving: Fleet) -> None:
     """Clients are served again as soon as the primary is back, without another run."""
     serving.hosts.ssh("pg1", "systemctl stop postgresql@17-main")
     try:
@@ -162,6 +173,54 @@ def test_a_wrong_password_is_refused_until_the_next_run_has_set_it(orders: Fleet
     assert served_by(orders, "orders") == orders.hosts.address("pg1")
 
 
+def test_a_run_for_one_host_leaves_the_others_alone(orders: Fleet) -> None:
+    run = orders.setup("--limit=pg2")
+    assert run.ok
+    assert run.changed == {"pg2": 0}
+
+
+def test_takes_passwords_from_a_credential(orders: Fleet) -> None:
+    """As in AWX; the CA and the certificates stay in the directory."""
+    files = [path for path in (orders.secrets / "passwords").rglob("*") if path.is_file()]
+    given = {path.name: path.read_text().strip() for path in files}
+    hidden = (orders.secrets / "passwords").rename(orders.secrets / "hidden")
+    try:
+        run = orders.setup(fleet_passwords=given)
+        assert run.ok
+        assert set(run.changed.values()) == {0}
+        assert not (orders.secrets / "passwords").exists()
+        assert not [name for name, password in given.items() if password in run.text]
+    finally:
+        hidden.rename(orders.secrets / "passwords")
+
+
+def test_several_processes_of_a_pooler_and_back_to_one(orders: Fleet) -> None:
+    """With a client connected nothing is restarted unless that was allowed, and the run says what waits."""
+    password = (orders.secrets / "passwords/orders/orders_app").read_text().strip()
+    address = orders.hosts.address("pool1")
+    client = (
+        f"PGPASSWORD={password} psql -XAtq 'host={address} port=6432 dbname=orders user=orders_app "
+        f"sslmode=verify-full sslrootcert={CA}' -c 'SELECT pg_sleep(600)'"
+    )
+    processes = "pgrep --count --exact pgbouncer"
+    orders.hosts.ssh("pool1", f'systemd-run --quiet --unit=client bash -c "{client}"')
+    orders.variables["pgbouncer_processes"] = 2
+    try:
+        run = orders.setup()
+        assert "pgbouncer_restart_enabled" in run.text
+        assert orders.hosts.ssh("pool1", processes).strip() == "1"
+        assert orders.hosts.ssh("pool1", "systemctl is-active client").strip() == "active"
+        assert "pgbouncer_restart_enabled" in orders.setup().text
+    finally:
+        orders.hosts.ssh("pool1", "systemctl stop client")
+    for number in (2, 4, 1):
+        orders.variables["pgbouncer_processes"] = number
+        assert orders.setup().ok
+        assert orders.hosts.ssh("pool1", processes).strip() == str(number)
+        assert served_by(orders, "orders") == orders.hosts.address("pg1")
+        assert set(orders.setup().changed.values()) == {0}
+
+
 def test_refuses_settings_that_a_running_server_would_not_take(orders: Fleet) -> None:
     orders.variables["postgres_server_settings"] = {"work_mem": "plenty"}
     for name in ("pg1", "pg2"):
@@ -176,6 +235,11 @@ def test_refuses_settings_that_a_running_server_would_not_take(orders: Fleet) ->
 def test_reloads_a_setting_and_reports_one_that_needs_a_restart(orders: Fleet) -> None:
     """Never a restart that nobody asked for."""
     orders.variables["postgres_server_settings"] = {"work_mem": "9MB", "max_connections": 123}
+    checked = orders.setup("--check", "--diff")
+    assert checked.ok
+    assert min(checked.changed["pg1"], checked.changed["pg2"]) > 0
+    assert "+work_mem = '9MB'" in checked.text
+    assert orders.sql("pg1", "SHOW work_mem") != "9MB"
     run = orders.setup()
     assert run.ok
     assert orders.sql("pg1", "SHOW work_mem") == orders.sql("pg2", "SHOW work_mem") == "9MB"
