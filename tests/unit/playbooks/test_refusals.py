@@ -101,14 +101,23 @@ def test_setup_refuses_an_inventory_that_contradicts_itself(
         ),
         ({"billing-db2": {"postgres_server_port": 5433}}, "pool1: serves billing, whose members have different ports"),
         ({"stray": {}}, "stray: is in postgresql and has no fleet_cluster"),
+        (
+            {"billing_db2": {"fleet_cluster": "billing"}},
+            "have to differ in letters and digits too, as replication slots are called by them",
+        ),
     ],
-    ids=["circle", "another cluster", "ports", "no cluster"],
+    ids=["circle", "another cluster", "ports", "no cluster", "slots"],
 )
 def test_setup_refuses_members_that_do_not_fit(
     variables: dict[str, dict[str, object]], expected: str, tmp_path: Path
 ) -> None:
     further = tmp_path / "further.yml"
-    further.write_text(json.dumps({"all": {"children": {"postgresql": {"hosts": variables}}}}))
+    clusters = {
+        member["fleet_cluster"]: {"hosts": {host: {}}}
+        for host, member in variables.items()
+        if member.get("fleet_cluster")
+    }
+    further.write_text(json.dumps({"all": {"children": {"postgresql": {"hosts": variables, "children": clusters}}}}))
     found = said("setup.yml", "-i", str(further), fleet_secrets_directory=str(tmp_path))
     assert "Nothing was changed." in found
     assert expected in found
