@@ -101,14 +101,18 @@ def _push(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
+def _is_here(name: str) -> bool:
+    """Whether the working directory has it. One that this user may not enter has not, such as root's home."""
+    return os.access(name, os.F_OK)
+
+
 def _get(config: Config, options: argparse.Namespace) -> int:
-    here = Path.cwd()
-    if (here / "PG_VERSION").exists():  # a scratch copy asks from its own data directory
-        config = dataclasses.replace(config, data_directory=str(here))
+    if _is_here("PG_VERSION"):  # a scratch copy asks from its own data directory
+        config = dataclasses.replace(config, data_directory=str(Path.cwd()))
     if options.repository is not None:
         chosen = tuple(one for one in config.repositories if one.name == options.repository)
         config = dataclasses.replace(config, repositories=chosen)
-    standby = (here / "standby.signal").exists()
+    standby = _is_here("standby.signal")
     try:
         cluster = clusters.read(config)
         opened, errors = _openable(config)

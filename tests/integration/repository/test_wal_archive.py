@@ -40,6 +40,17 @@ def test_a_segment_comes_back_as_it_went_without_any_archiver(engine: Engine) ->
     assert target.read_bytes() == original
 
 
+def test_a_segment_comes_from_a_working_directory_that_postgres_may_not_enter(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where root, at home, runs the command as postgres."""
+    before = engine.switch()
+    wait_until(lambda: engine.wal_objects(before), "the segment to arrive")
+    tmp_path.chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    get(engine, before, engine.home / "spool" / "back", 0)
+
+
 def test_look_ahead_archives_before_postgresql_asks_and_leaves_markers(engine: Engine) -> None:
     engine.server.configure(archive_command="/bin/false").reload()
     wait_until(lambda: engine.server.value("SHOW archive_command") == "/bin/false", "archiving to stand still")
