@@ -9,7 +9,7 @@ import grp
 import ipaddress
 import os
 import pwd
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,7 +57,7 @@ def fleet_certificates(params: Mapping[str, Any], check_mode: bool) -> Outcome:
                 f"There is no CA in {directory}/ca, and the fleet has hosts with certificates. With a new CA nobody"
                 " would trust these any more",
                 remedy="Set fleet_secrets_directory to the directory that was used when they were set up, or bring it"
-                " back from its backup.",
+                " back from its backup. Hosts that had own certificates until now: -e fleet_secrets_ca_kept=false.",
             )
         authority = _make_authority(now)
     due: dict[str, str] = {}
@@ -82,23 +82,25 @@ def fleet_certificates(params: Mapping[str, Any], check_mode: bool) -> Outcome:
 
 @dataclass(frozen=True)
 class _Authority:
-    key: ec.EllipticCurvePrivateKey
+    """The CA. Its key is looked at only when something is signed: it may be kept elsewhere until then."""
+
     certificate: x509.Certificate
+    key: Callable[[], ec.EllipticCurvePrivateKey]
 
     def files(self, place: Path) -> list[dict[str, str]]:
-        return [_secret(place / "ca.key", _key_text(self.key)), _public(place / "ca.crt", self.certificate)]
+        return [_secret(place / "ca.key", _key_text(self.key())), _public(place / "ca.crt", self.certificate)]
 
 
 def _read_authority(place: Path) -> _Authority | None:
     """The CA, or None where there is none.
 
     Raises:
-        FleetError: one of its two files is missing or no such file.
+        FleetError: its certificate is missing beside its key, or is none.
     """
     key, certificate = place / "ca.key", place / "ca.crt"
     if not key.exists() and not certificate.exists():
         return None
-    return _Authority(_read_key(key), _read_x509(certificate))
+    return _Authority(_read_x509(certificate), lambda: _read_key(key))
 
 
 def _make_authority(now: datetime) -> _Authority:
@@ -117,7 +119,7 @@ def _make_authority(now: datetime) -> _Authority:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return _Authority(key, certificate)
+    return _Authority(certificate, lambda: key)
 
 
 def _read_certificate(place: Path, authority: _Authority) -> Found | None:
@@ -147,10 +149,15 @@ def _host_files(
     """A certificate, and a private key where there is none yet."""
     path = place / "host.key"
     key = _read_key(path) if path.exists() else ec.generate_private_key(ec.SECP256R1())
-    general = [
-        x509.IPAddress(ipaddress.ip_address(text)) if kind == "IP" else x509.DNSName(text)
-        for kind, _colon, text in (entry.partition(":") for entry in names)
-    ]
+    try:
+        general = [
+            x509.IPAddress(ipaddress.ip_address(text)) if kind == "IP" else x509.DNSName(text)
+            for kind, _colon, text in (entry.partition(":") for entry in names)
+        ]
+    except ValueError as error:
+        raise FleetError(
+            f"{name} cannot have a certificate: {error}", remedy="Use ASCII in its name and address in the inventory."
+        ) from error
     certificate = (
         # RFC 5280, A.1: a common name has at most 64 characters. Who verifies looks at the alternative names.
         _builder(_name(name[:64]), authority.certificate.subject, key, now, days)
@@ -159,8 +166,8 @@ def _host_files(
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
-        .sign(authority.key, hashes.SHA256())
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key().public_key()), critical=False)
+        .sign(authority.key(), hashes.SHA256())
     )
     made = [] if path.exists() else [_secret(path, _key_text(key))]
     return [*made, _public(place / "host.crt", certificate)]

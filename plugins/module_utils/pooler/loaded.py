@@ -38,7 +38,7 @@ def noted(config_file: str) -> dict[str, str]:
     """The digests of what was loaded last. Without a note that can be read nothing was."""
     try:
         return dict(json.loads(_note(config_file).read_text()))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, TypeError, ValueError):
         return {}
 
 

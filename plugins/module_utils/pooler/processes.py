@@ -52,7 +52,7 @@ def running_with(config_file: str) -> list[Process]:
 
 
 def _listening_sockets() -> list[str]:
-    lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]]
     paths = [line[7] for line in lines if len(line) == 8 and int(line[3], 16) & _LISTENS]
     return sorted({os.path.realpath(path) for path in paths if _SOCKET.fullmatch(path)})
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.dbops.fleet.plugins.module_utils.errors import OperationFailed
 from ansible_collections.dbops.fleet.plugins.module_utils.outcome import Outcome
-from ansible_collections.dbops.fleet.plugins.module_utils.postgres.session import require_psycopg
+from ansible_collections.dbops.fleet.plugins.module_utils.postgres.session import deadline, require_psycopg
 
 if TYPE_CHECKING:
     import psycopg
@@ -98,8 +98,12 @@ class _Proof:
         """A session over TLS with the host verified. No `options`: PgBouncer 1.18 refuses logins that have them."""
         driver = require_psycopg()
         began = "the login"
+        # Longer than a replica may take. A commit that waits for a standby that is gone, a frozen server and a paused pooler
+        # would not return by themselves.
+        bound = self._timeout + 5
+        started = time.monotonic()
         try:
-            with driver.connect(
+            session = driver.connect(
                 host=server["host"],
                 port=server["port"],
                 dbname=dbname,
@@ -112,13 +116,15 @@ class _Proof:
                 autocommit=True,
                 # In transaction mode the next statement may be another server's.
                 prepare_threshold=None,
-            ) as session:
-                began = "a statement"
+            )
+            began, started = "a statement", time.monotonic()
+            with session, deadline(session, bound):
                 yield session
         except driver.Error as error:
+            cut = time.monotonic() - started >= bound
+            reason = f"no answer within {bound} s" if cut else " ".join(str(error).split())
             raise OperationFailed(
-                f"{began} as {account['name']} in {dbname} on port {server['port']} failed:"
-                f" {' '.join(str(error).split())}",
+                f"{began} as {account['name']} in {dbname} on port {server['port']} failed: {reason}",
                 host=server["name"],
                 remedy="Mend what it names, and run setup.yml again.",
             ) from error

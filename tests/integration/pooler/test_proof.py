@@ -151,6 +151,19 @@ def test_a_replica_that_does_not_replay_is_named(cluster: Cluster) -> None:
     )
 
 
+def test_a_commit_that_waits_for_a_standby_that_is_gone_is_told(cluster: Cluster) -> None:
+    cluster.primary.configure(synchronous_standby_names="FIRST 1 (nobody)").reload()
+    wait_until(lambda: cluster.primary.value("SHOW synchronous_standby_names") == "FIRST 1 (nobody)", "the reload")
+    try:
+        with pytest.raises(
+            OperationFailed, match=r"pool1: a statement as orders_app in orders .* no answer within 6 s"
+        ):
+            cluster.prove(timeout=1)
+    finally:
+        cluster.primary.configure(synchronous_standby_names="").reload()
+    wait_until(lambda: proven(cluster), "the proof")
+
+
 def test_a_read_only_entry_that_leads_to_the_primary_is_found(cluster: Cluster) -> None:
     right = dict(cluster.pooler.databases)
     lead(cluster.pooler, {**right, "orders_ro": right["orders"]})

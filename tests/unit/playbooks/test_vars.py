@@ -135,11 +135,58 @@ def test_a_pooler_is_not_led_to_a_primary_that_may_be_the_old_one(
 ) -> None:
     extra = {"pgbouncer_clusters": ["orders"], "__fleet_views": views, **more}
     files = ["fleet", "setup", "poolers"]
-    # The views are a fact of hosts in a run; here extra variables stand for it.
-    part = [] if sum(step["action"] == "unreachable" for step in views["orders"]["plan"].values()) < 2 else ["orders"]
-    unknown = derived("__fleet_clusters_unknown", files, tmp_path, **extra, __fleet_seen_in_part=part)
+    # The views are a fact of hosts in a run; here an extra variable stands for it.
+    unknown = derived("__fleet_clusters_unknown", files, tmp_path, **extra)
     assert list(unknown) == ([] if reason is None else ["orders"])
     if reason is not None:
         assert reason in unknown["orders"]
-        assert derived("pgbouncer_databases", files, tmp_path, **extra, __fleet_seen_in_part=part) == []
-        assert derived("pgbouncer_databases_purge", files, tmp_path, **extra, __fleet_seen_in_part=part) is False
+        assert derived("pgbouncer_databases", files, tmp_path, **extra) == []
+        assert derived("pgbouncer_databases_purge", files, tmp_path, **extra) is False
+
+
+def planned(**actions: str) -> dict[str, Any]:
+    """Views of both clusters of the example, as the first play leaves them on every host."""
+    views: dict[str, Any] = {}
+    for cluster, members in (("orders", ORDERS), ("billing", BILLING)):
+        plan = {member: {"action": actions.get(member.replace("-", "_"), "converge")} for member in members}
+        primary = members[0] if plan[members[0]]["action"] == "converge" else None
+        views[cluster] = {"primary": primary, "plan": plan, "problems": [], "readers": []}
+    return views
+
+
+@pytest.mark.parametrize(
+    ("variable", "actions", "expected"),
+    [
+        ("__fleet_new_members", {}, []),
+        ("__fleet_new_members", {"orders_db3": "clone"}, ["orders-db3"]),
+        ("__fleet_new_primaries", {"orders_db1": "initialize", "orders_db2": "clone"}, ["orders-db1"]),
+        ("__fleet_new_replicas", {"orders_db1": "initialize", "orders_db2": "clone"}, ["orders-db2"]),
+        ("__fleet_running_members", {"orders_db2": "leave_alone", "billing_db2": "unreachable"}, None),
+        ("__fleet_primaries", {}, ["billing-db1", "orders-db1"]),
+        ("__fleet_primaries", {"orders_db1": "initialize"}, ["billing-db1", "orders-db1"]),
+        ("__fleet_primaries", {"orders_db1": "leave_alone"}, ["billing-db1"]),
+        ("__fleet_seen_in_part", {"orders_db1": "unreachable"}, []),
+        ("__fleet_seen_in_part", {"orders_db1": "unreachable", "orders_db2": "unreachable"}, ["orders"]),
+        ("__fleet_seen_in_part", {"billing_db1": "unreachable", "billing_db2": "unreachable"}, ["billing"]),
+        ("__fleet_backed_up", {"orders_db2": "leave_alone"}, ["orders-db1", "orders-db3"]),
+    ],
+)
+def test_each_play_is_for_the_hosts_that_the_plan_has_something_to_do_on(
+    tmp_path: Path, variable: str, actions: dict[str, str], expected: list[str] | None
+) -> None:
+    if expected is None:
+        expected = [*set(ORDERS) - {"orders-db2"}, *set(BILLING) - {"billing-db2"}]
+    assert sorted(derived(variable, ["fleet", "setup"], tmp_path, __fleet_views=planned(**actions))) == sorted(expected)
+
+
+def test_without_views_no_play_is_for_anybody(tmp_path: Path) -> None:
+    """As where Ansible only reads the playbook."""
+    for variable in (
+        "__fleet_secrets_hosts",
+        "__fleet_backed_up",
+        "__fleet_poolers_seen",
+        "__fleet_primaries",
+        "__fleet_undone",
+    ):
+        assert derived(variable, ["fleet", "setup"], tmp_path) == []
+    assert derived("__fleet_outdated", ["fleet", "setup"], tmp_path) is False

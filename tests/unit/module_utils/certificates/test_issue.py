@@ -126,12 +126,25 @@ def test_certificates_of_another_ca_are_made_anew(tmp_path: Path) -> None:
     assert handshake(tmp_path, "pg1", "pg1") == "verified"
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "ca.key"])
-def test_half_a_ca_is_no_reason_for_a_new_one(tmp_path: Path, name: str) -> None:
+def test_a_key_without_its_certificate_is_no_reason_for_a_new_ca(tmp_path: Path) -> None:
     make(tmp_path)
-    (tmp_path / "ca" / name).unlink()
-    with pytest.raises(FleetError, match=f"{name} cannot be read"):
+    (tmp_path / "ca" / "ca.crt").unlink()
+    with pytest.raises(FleetError, match=r"ca\.crt cannot be read"):
         make(tmp_path)
+
+
+def test_the_key_of_the_ca_is_needed_only_when_something_is_signed(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "ca" / "ca.key").unlink()
+    assert not make(tmp_path).changed
+    with pytest.raises(FleetError, match=r"ca\.key cannot be read as a private key"):
+        make(tmp_path, hosts={"pg3": "192.0.2.13"})
+
+
+def test_a_name_that_no_certificate_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="dä1 cannot have a certificate"):
+        make(tmp_path, hosts={"dä1": "192.0.2.13"})
+    assert not contents(tmp_path)
 
 
 def test_warns_of_a_ca_that_ends_before_what_it_signs(tmp_path: Path) -> None:
