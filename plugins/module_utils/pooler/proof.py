@@ -98,8 +98,8 @@ class _Proof:
         """A session over TLS with the host verified. No `options`: PgBouncer 1.18 refuses logins that have them."""
         driver = require_psycopg()
         began = "the login"
-        # Longer than a replica may take. Without it a commit that waits for a standby that is gone, a frozen server or a
-        # paused pooler would hold us for ever.
+        # Longer than a replica may take. Without it a commit that waits for a standby that is gone, a frozen server or
+        # a paused pooler would hold us for ever.
         bound = self._timeout + 5
         started = time.monotonic()
         try:
