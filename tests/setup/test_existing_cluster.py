@@ -131,6 +131,18 @@ def test_adds_a_database_with_new_passwords_to_a_cluster_that_has_others(orders:
     assert orders.setup().ok
 
 
+def test_names_a_pooler_that_cannot_be_reached_at_the_end(orders: Fleet) -> None:
+    """Also where the hosts are observed a second time, here because a setting was changed."""
+    orders.variables["postgres_server_settings"] = {"work_mem": "9MB"}
+    with orders.hosts.power_loss("pool1"):
+        run = orders.setup()
+        assert run.says("pool1 could not be reached and was left out", "orders: healthy, primary pg1")
+        assert run.failed == {"pool1"}
+    orders.variables.clear()
+    orders.hosts.ssh("pool1", "systemctl is-system-running --wait || true")
+    assert orders.setup().ok
+
+
 def test_leaves_the_poolers_as_they_are_while_the_primary_cannot_be_reached(serving: Fleet) -> None:
     with serving.hosts.power_loss("pg1"):
         run = serving.setup()
