@@ -63,8 +63,7 @@ options:
     type: int
     default: 30
 seealso:
-  - plugin: dbops.fleet.fleet_secrets
-    plugin_type: role
+  - module: dbops.fleet.managed_files
 """
 
 EXAMPLES = r"""

@@ -46,7 +46,7 @@ def running_with(config_file: str) -> list[Process]:
         with contextlib.suppress(OSError):  # it has ended meanwhile, or is of somebody who lets nobody look
             pid = _listener(path)
             if pid and _goes_by(pid, os.path.realpath(config_file)):
-                directory, _, port = path.rpartition("/.s.PGSQL.")
+                directory, _name, port = path.rpartition("/.s.PGSQL.")
                 found.append(Process(Endpoint(path, directory, int(port)), _open_files(pid)))
     return found
 
