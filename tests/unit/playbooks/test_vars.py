@@ -179,6 +179,13 @@ def test_each_play_is_for_the_hosts_that_the_plan_has_something_to_do_on(
     assert sorted(derived(variable, ["fleet", "setup"], tmp_path, __fleet_views=planned(**actions))) == sorted(expected)
 
 
+def test_a_run_for_one_cluster_has_nothing_to_do_with_hosts_of_another(tmp_path: Path) -> None:
+    """As disaster_recovery.yml calls setup.yml, perhaps after another cluster in the same run."""
+    named = {"__fleet_views": {"orders": planned()["orders"]}, "fleet_hosts": "orders:pool1"}
+    assert sorted(derived("__fleet_run_hosts", ["fleet", "setup"], tmp_path, **named)) == [*ORDERS, "pool1"]
+    assert sorted(derived("__fleet_running_members", ["fleet", "setup"], tmp_path, **named)) == ORDERS
+
+
 def test_without_views_no_play_is_for_anybody(tmp_path: Path) -> None:
     """As where Ansible only reads the playbook."""
     for variable in (
