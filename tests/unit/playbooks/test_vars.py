@@ -133,7 +133,7 @@ def leads_to(address: str) -> dict[str, Any]:
 def test_a_pooler_is_not_led_to_a_primary_that_may_be_the_old_one(
     tmp_path: Path, views: dict[str, Any], more: dict[str, Any], reason: str | None
 ) -> None:
-    extra = {"pgbouncer_clusters": ["orders"], "__fleet_views": views, **more}
+    extra = {"pgbouncer_clusters": ["orders"], "__fleet_views": views, "__fleet_judged": 1.5, **more}
     files = ["fleet", "setup", "poolers"]
     # The views are a fact of hosts in a run; here an extra variable stands for it.
     unknown = derived("__fleet_clusters_unknown", files, tmp_path, **extra)
@@ -176,12 +176,15 @@ def test_each_play_is_for_the_hosts_that_the_plan_has_something_to_do_on(
 ) -> None:
     if expected is None:
         expected = [*set(ORDERS) - {"orders-db2"}, *set(BILLING) - {"billing-db2"}]
-    assert sorted(derived(variable, ["fleet", "setup"], tmp_path, __fleet_views=planned(**actions))) == sorted(expected)
+    assert sorted(
+        derived(variable, ["fleet", "setup"], tmp_path, __fleet_views=planned(**actions), __fleet_judged=1.5)
+    ) == sorted(expected)
 
 
 def test_a_run_for_one_cluster_has_nothing_to_do_with_hosts_of_another(tmp_path: Path) -> None:
     """As disaster_recovery.yml calls setup.yml, perhaps after another cluster in the same run."""
-    named = {"__fleet_views": {"orders": planned()["orders"]}, "fleet_hosts": "orders:pool1"}
+    judged = {"__fleet_views": {"orders": planned()["orders"]}, "__fleet_judged": 1.5}
+    named = {**judged, "fleet_hosts": "orders:pool1"}
     assert sorted(derived("__fleet_run_hosts", ["fleet", "setup"], tmp_path, **named)) == [*ORDERS, "pool1"]
     assert sorted(derived("__fleet_running_members", ["fleet", "setup"], tmp_path, **named)) == ORDERS
 
